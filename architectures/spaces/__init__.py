@@ -1,0 +1,7 @@
+"""Search spaces."""
+
+from architectures.spaces.base import Cost, Encoding, SearchSpace
+from architectures.spaces.cell import Cell, CellSpace
+from architectures.spaces.nasbench201 import NASBench201
+
+__all__ = ["Cell", "CellSpace", "Cost", "Encoding", "NASBench201", "SearchSpace"]

@@ -1,0 +1,149 @@
+"""The interface of a search space."""
+
+from __future__ import annotations
+
+import abc
+import functools
+import hashlib
+import math
+from collections.abc import Hashable, Iterator
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+
+import jax
+import numpy as np
+from jax import Array
+from numpy.typing import NDArray
+
+from architectures.executor import Observe
+from architectures.graph import ArchGraph
+from architectures.layers import Layers
+from architectures.layout import Layout, WeightArrays, Weights
+
+Architecture = TypeVar("Architecture", bound=Hashable)
+
+# Fixed-shape integer arrays that make an architecture data for the executor.
+Encoding = dict[str, NDArray[np.int32]]
+
+
+class Cost(NamedTuple):
+    """What an architecture costs: scalar parameters, and multiply-accumulate operations for one input."""
+
+    parameters: int
+    macs: int
+
+
+class SearchSpace(abc.ABC, Generic[Architecture]):
+    """A set of architectures that share one weight layout and one compiled executor.
+
+    Implementations are frozen dataclasses (hashable: they are static arguments of compiled functions). Architectures
+    are hashable values.
+    """
+
+    name: ClassVar[str]
+    input_shape: tuple[int, int, int]  # height, width, channels
+    classes: int
+
+    @property
+    @abc.abstractmethod
+    def size(self) -> int:
+        """Number of architectures in the space, isomorphic ones counted apart."""
+
+    @property
+    @abc.abstractmethod
+    def layout(self) -> Layout:
+        """The slot layout of the weights of any architecture."""
+
+    @property
+    @abc.abstractmethod
+    def op_names(self) -> tuple[str, ...]:
+        """Every op name that a graph of this space can hold."""
+
+    @property
+    @abc.abstractmethod
+    def max_nodes(self) -> int:
+        """The largest number of nodes of a graph of this space."""
+
+    @abc.abstractmethod
+    def sample(self, seed: int | np.random.Generator) -> Architecture:
+        """A uniformly random architecture."""
+
+    @abc.abstractmethod
+    def mutate(self, architecture: Architecture, seed: int | np.random.Generator) -> Architecture:
+        """A random neighbour."""
+
+    @abc.abstractmethod
+    def neighbours(self, architecture: Architecture) -> Iterator[Architecture]:
+        """Every architecture that differs in one choice."""
+
+    @abc.abstractmethod
+    def to_string(self, architecture: Architecture) -> str:
+        """The architecture as text."""
+
+    @abc.abstractmethod
+    def from_string(self, text: str) -> Architecture:
+        """Reads `to_string`'s text; ValueError naming the part that is wrong."""
+
+    @abc.abstractmethod
+    def canonical(self, architecture: Architecture) -> str:
+        """The same text for isomorphic architectures: the key of an isomorphism class."""
+
+    @abc.abstractmethod
+    def connected(self, architecture: Architecture) -> bool:
+        """Whether the output depends on the input."""
+
+    @abc.abstractmethod
+    def graph(self, architecture: Architecture) -> ArchGraph:
+        """The computational graph with its parameter table."""
+
+    @abc.abstractmethod
+    def encode(self, architecture: Architecture) -> Encoding:
+        """The architecture as data for `forward`."""
+
+    @abc.abstractmethod
+    def forward(
+        self,
+        arrays: WeightArrays,
+        encoding: Encoding | dict[str, Array],
+        images: Array,
+        layers: Layers,
+        observe: Observe | None = None,
+    ) -> tuple[Array, Array | float]:
+        """Logits [B, classes] and summed observations of images [B, H, W, C]: the executor, traceable, one program."""
+
+    @abc.abstractmethod
+    def forward_static(self, arrays: WeightArrays, architecture: Architecture, images: Array, layers: Layers) -> Array:
+        """Logits by a plain program for one architecture: the reference of `forward`."""
+
+    def apply(self, weights: Weights, architecture: Architecture, images: Array) -> Array:
+        """Logits [B, classes] of images [B, H, W, C], compiled once for all architectures of the space."""
+        if tuple(images.shape[1:]) != tuple(self.input_shape):
+            raise ValueError(f"images: shape {images.shape}, this space takes [B, {', '.join(map(str, self.input_shape))}]")
+        if weights.space != self:
+            raise ValueError(f"weights: made for {weights.space}, not for {self}")
+        return _apply(self, weights.arrays, self.encode(architecture), images)
+
+    def cost(self, architecture: Architecture) -> Cost:
+        """Parameters and multiply-accumulates."""
+        graph = self.graph(architecture)
+        return Cost(graph.parameter_count, graph.macs)
+
+    def held_out(self, architecture: Architecture, share: float, seed: int = 0) -> bool:
+        """Whether the architecture's isomorphism class belongs to the held-out share of the space.
+
+        A hash of the class decides, so no enumeration is needed and isomorphic architectures never fall apart.
+        """
+        return self._hash(architecture, seed) < share * 2**64
+
+    def _hash(self, architecture: Architecture, seed: int) -> int:
+        digest = hashlib.sha256(f"{seed}:{self.canonical(architecture)}".encode()).digest()
+        return int.from_bytes(digest[:8], "big")
+
+    def describe(self) -> str:
+        """One line for people: name, size, what it is built for."""
+        power = f"{self.size:,}" if self.size < 10**9 else f"about 10^{math.log10(self.size):.1f}"
+        return f"{self.name}: {power} architectures, input {self.input_shape}, {self.classes} classes"
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _apply(space: SearchSpace[Any], arrays: WeightArrays, encoding: dict[str, Array], images: Array) -> Array:
+    return space.forward(arrays, encoding, images, Layers())[0]

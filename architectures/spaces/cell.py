@@ -1,0 +1,252 @@
+"""Cell spaces: every edge of a small DAG carries one op of a list; the cell is stacked into a residual skeleton."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import re
+from collections.abc import Iterator
+from typing import ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from architectures.executor import Observe, Plan, run_stage, run_stage_static
+from architectures.graph import ArchGraph, GraphBuilder
+from architectures.layers import Layers
+from architectures.layout import Layout, WeightArrays
+from architectures.ops import Op
+from architectures.spaces import skeleton
+from architectures.spaces.base import Encoding, SearchSpace
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One architecture: the op of every edge, ordered (0,1), (0,2), (1,2), (0,3), (1,3), (2,3), ...
+
+    Prints as NAS-Bench-201 writes it: |op~0|+|op~0|op~1|+|op~0|op~1|op~2|.
+    """
+
+    edges: tuple[str, ...]
+
+    def __str__(self) -> str:
+        edges, nodes = iter(self.edges), []
+        for target in range(1, node_count(len(self.edges))):
+            nodes.append("|" + "".join(f"{next(edges)}~{source}|" for source in range(target)))
+        return "+".join(nodes)
+
+
+def node_count(edges: int) -> int:
+    """Nodes of a complete DAG with so many edges."""
+    return int((1 + (1 + 8 * edges) ** 0.5) / 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class CellSpace(SearchSpace[Cell]):
+    """Cells of `nodes` nodes in NAS-Bench-201's skeleton (Dong & Yang 2020, section 2).
+
+    Stem, then `stages` stages of `cells` cells with a residual block of stride 2 between them that doubles the
+    channels, then batch normalisation, ReLU, global average pooling and a linear classifier.
+
+    Attributes:
+        channels: channels of the first stage.
+        cells: cells in each stage.
+        input_shape: height, width and channels of an image.
+        classes: outputs of the classifier.
+        stages: number of stages.
+        nodes: nodes of a cell, its input and output included.
+        ops: the candidates of an edge.
+    """
+
+    name: ClassVar[str] = "cell"
+
+    channels: int = 8
+    cells: int = 1
+    input_shape: tuple[int, int, int] = (14, 14, 1)
+    classes: int = 10
+    stages: int = 3
+    nodes: int = 4
+    ops: tuple[Op, ...] = ()
+
+    def __post_init__(self) -> None:
+        for field in ("channels", "cells", "classes", "stages"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{type(self).__name__}.{field}={getattr(self, field)}: must be at least 1")
+        if self.nodes < 2:
+            raise ValueError(f"{type(self).__name__}.nodes={self.nodes}: a cell has an input and an output, so at least 2")
+        if len(self.input_shape) != 3 or min(self.input_shape) < 1:
+            raise ValueError(f"{type(self).__name__}.input_shape={self.input_shape}: give (height, width, channels)")
+        if self.input_shape[0] != self.input_shape[1]:
+            raise ValueError(f"{type(self).__name__}.input_shape={self.input_shape}: images must be square")
+        names = [op.name for op in self.ops]
+        if not names or len(set(names)) != len(names):
+            raise ValueError(f"{type(self).__name__}.ops={names}: give at least one op, each name once")
+
+    @functools.cached_property
+    def wiring(self) -> tuple[tuple[int, int], ...]:
+        """(source, target) node of every edge, in the order of `Cell.edges`."""
+        return tuple((source, target) for target in range(1, self.nodes) for source in range(target))
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """Names of the candidate ops of an edge."""
+        return tuple(op.name for op in self.ops)
+
+    @property
+    def size(self) -> int:
+        """Number of cells."""
+        return len(self.ops) ** len(self.wiring)
+
+    @functools.cached_property
+    def layout(self) -> Layout:
+        """Stem, a group for every leaf name of every stage, reductions, head."""
+        return skeleton.layout(self)
+
+    @property
+    def op_names(self) -> tuple[str, ...]:
+        """The candidates (but "none", which is no node) and the fixed parts of the skeleton."""
+        candidates = tuple(name for name in self.choices if name != "none")
+        return candidates + tuple(name for name in skeleton.FIXED_OPS if name not in candidates)
+
+    @property
+    def max_nodes(self) -> int:
+        """Nodes of a graph whose edges are all present."""
+        return skeleton.FIXED_NODES + (self.stages - 1) * skeleton.REDUCTION_NODES + self.stages * self.cells * (
+            len(self.wiring) + self.nodes - 1
+        )
+
+    def all(self) -> Iterator[Cell]:
+        """Every cell, in a fixed order."""
+        return (Cell(edges) for edges in itertools.product(self.choices, repeat=len(self.wiring)))
+
+    def sample(self, seed: int | np.random.Generator) -> Cell:
+        """A uniformly random cell."""
+        picks = np.random.default_rng(seed).integers(len(self.ops), size=len(self.wiring))
+        return Cell(tuple(self.choices[pick] for pick in picks))
+
+    def mutate(self, architecture: Cell, seed: int | np.random.Generator) -> Cell:
+        """Another op on one random edge."""
+        rng = np.random.default_rng(seed)
+        edge = int(rng.integers(len(self.wiring)))
+        others = [name for name in self.choices if name != architecture.edges[edge]]
+        if not others:
+            raise ValueError("ops: a space with a single op has nothing to mutate")
+        return self._with(architecture, edge, others[int(rng.integers(len(others)))])
+
+    def neighbours(self, architecture: Cell) -> Iterator[Cell]:
+        """Every cell that differs in the op of one edge."""
+        for edge, own in enumerate(architecture.edges):
+            yield from (self._with(architecture, edge, name) for name in self.choices if name != own)
+
+    @staticmethod
+    def _with(cell: Cell, edge: int, op: str) -> Cell:
+        return Cell((*cell.edges[:edge], op, *cell.edges[edge + 1 :]))
+
+    def to_string(self, architecture: Cell) -> str:
+        """|op~0|+|op~0|op~1|+..., as in NAS-Bench-201."""
+        return str(architecture)
+
+    def from_string(self, text: str) -> Cell:
+        """Reads `to_string`'s text; ValueError naming the node and the op."""
+        example = str(Cell((self.choices[-1],) * len(self.wiring)))
+        nodes = text.strip().split("+")
+        if len(nodes) != self.nodes - 1:
+            raise ValueError(f"architecture {text!r}: {len(nodes)} nodes, expected {self.nodes - 1}, as in {example}")
+        edges = []
+        for target, node in enumerate(nodes, start=1):
+            if not re.fullmatch(r"\|([^|~+]+~\d+\|)+", node):
+                raise ValueError(f"architecture {text!r}: cannot read node {target}, {node!r}; write it as in {example}")
+            parts = [part.split("~") for part in node.strip("|").split("|")]
+            if [int(source) for _, source in parts] != list(range(target)):
+                raise ValueError(f"architecture {text!r}: node {target} must read nodes 0 to {target - 1} in order")
+            for op, source in parts:
+                if op not in self.choices:
+                    raise ValueError(
+                        f"architecture {text!r}: unknown op {op!r} on the edge {source} -> {target}; "
+                        f"{type(self).__name__} has {', '.join(self.choices)}"
+                    )
+                edges.append(op)
+        return Cell(tuple(edges))
+
+    def canonical(self, architecture: Cell) -> str:
+        """Each node as the sorted sum of what it reads; skips are dropped and zeros marked.
+
+        This is the equivalence under which NAS-Bench-201 counts 6,466 classes (Dong & Yang 2020, section 2).
+        """
+        expressions = ["0"]
+        edges = iter(architecture.edges)
+        for target in range(1, self.nodes):
+            terms = []
+            for source in range(target):
+                op, read = next(edges), expressions[source]
+                if op == "none" or read == "#":
+                    terms.append("#")
+                else:
+                    terms.append(read if op == "skip_connect" else f"({read})@{op}")
+            expressions.append("+".join(sorted(terms)))
+        return expressions[-1]
+
+    def connected(self, architecture: Cell) -> bool:
+        """Whether a path without "none" leads from the cell's input to its output."""
+        reached = {0}
+        for (source, target), op in zip(self.wiring, architecture.edges, strict=True):
+            if source in reached and op != "none":
+                reached.add(target)
+        return self.nodes - 1 in reached
+
+    def graph(self, architecture: Cell) -> ArchGraph:
+        """One node an op, a sum for every node of the cell; "none" edges are absent."""
+        self._check(architecture)
+        builder = GraphBuilder()
+        skeleton.build_graph(self, architecture.edges, builder)
+        return builder.build()
+
+    def encode(self, architecture: Cell) -> Encoding:
+        """{"op": [edges] int32}; edges that do not lead to the cell's output are not computed."""
+        self._check(architecture)
+        live = {self.nodes - 1}
+        ops = list(architecture.edges)
+        for edge, (source, target) in reversed(list(enumerate(self.wiring))):
+            if target not in live and "none" in self.choices:
+                ops[edge] = "none"
+            elif ops[edge] != "none":
+                live.add(source)
+        return {"op": np.array([self.choices.index(op) for op in ops], np.int32)}
+
+    def _check(self, cell: Cell) -> None:
+        if len(cell.edges) != len(self.wiring):
+            raise ValueError(f"architecture {cell}: {len(cell.edges)} edges, this space has {len(self.wiring)}")
+        for op in cell.edges:
+            if op not in self.choices:
+                raise ValueError(f"architecture {cell}: unknown op {op!r}; the space has {', '.join(self.choices)}")
+
+    def forward(
+        self,
+        arrays: WeightArrays,
+        encoding: Encoding | dict[str, Array],
+        images: Array,
+        layers: Layers,
+        observe: Observe | None = None,
+    ) -> tuple[Array, Array | float]:
+        """Logits and summed observations, by the executor."""
+        op_E = jnp.asarray(encoding["op"])
+        plan = Plan(self.ops, self.wiring, self.cells, layers)
+
+        def stage(index: int, x: Array) -> tuple[Array, Array | float]:
+            slots = skeleton.stage_slots(arrays, index)
+            return run_stage(plan, op_E, slots, x, observe)
+
+        return skeleton.forward(self.stages, arrays, images, layers, stage, observe)
+
+    def forward_static(self, arrays: WeightArrays, architecture: Cell, images: Array, layers: Layers) -> Array:
+        """Logits by a plain program for this architecture alone."""
+        op_E = self.encode(architecture)["op"]
+        plan = Plan(self.ops, self.wiring, self.cells, layers)
+
+        def stage(index: int, x: Array) -> tuple[Array, float]:
+            slots = skeleton.stage_slots(arrays, index)
+            return run_stage_static(plan, list(op_E), slots, x), 0.0
+
+        return skeleton.forward(self.stages, arrays, images, layers, stage, None)[0]

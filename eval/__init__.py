@@ -1,0 +1,1 @@
+"""What a graph hypernetwork is worth: rankings, statistics, reports."""

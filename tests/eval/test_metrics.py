@@ -1,0 +1,299 @@
+"""The ranking statistics against plain references, and their intervals against plain resampling loops."""
+
+import itertools
+import math
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import stats
+
+from eval import metrics
+
+Floats = NDArray[np.float64]
+
+
+def _data(rows: int, seed: int = 0, steps: int | None = None) -> tuple[Floats, Floats]:
+    """Correlated scores and truth [rows], rounded onto few levels (so with many ties) when `steps` is given."""
+    rng = np.random.default_rng(seed)
+    truth = rng.normal(size=rows)
+    scores = truth + rng.normal(size=rows)
+    if steps is not None:
+        scores, truth = np.round(scores * steps), np.round(truth * steps)
+    return scores, truth
+
+
+def _resample_loop(statistic: Callable[..., float], scores: Floats, truth: Floats, copies: NDArray[np.int64]) -> Floats:
+    rows = [np.repeat(np.arange(len(scores)), count) for count in copies]
+    return np.array([statistic(scores[row], truth[row]) for row in rows])
+
+
+@pytest.mark.parametrize("steps", [None, 2])
+def test_correlations_equal_scipy(steps: int | None) -> None:
+    scores, truth = _data(200, steps=steps)
+    assert metrics.spearman(scores, truth) == pytest.approx(stats.spearmanr(scores, truth).statistic, abs=1e-12)
+    assert metrics.kendall(scores, truth) == pytest.approx(stats.kendalltau(scores, truth).statistic, abs=1e-12)
+    top = np.argsort(-truth, kind="stable")[:100]
+    expected = stats.kendalltau(scores[top], truth[top]).statistic
+    assert metrics.kendall_top_half(scores, truth) == pytest.approx(expected, abs=1e-12)
+    top = top[:20]
+    expected = stats.kendalltau(scores[top], truth[top]).statistic
+    assert metrics.kendall_top10(scores, truth) == pytest.approx(expected, abs=1e-12)
+
+
+def test_sign_is_kept_and_monotone_maps_do_not_matter() -> None:
+    scores, truth = _data(60)
+    for statistic in (metrics.spearman, metrics.kendall, metrics.kendall_top_half, metrics.spearman_top_half):
+        value = statistic(scores, truth)
+        assert statistic(-scores, truth) == pytest.approx(-value, abs=1e-12)
+        assert statistic(np.exp(scores), truth**3) == pytest.approx(value, abs=1e-12)
+        assert statistic(truth, truth) == pytest.approx(1)
+
+
+def test_constant_input_is_nan_without_a_warning() -> None:
+    _, truth = _data(20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for statistic in (metrics.spearman, metrics.kendall, metrics.kendall_top_half, metrics.spearman_top_half):
+            assert math.isnan(statistic(np.ones(20), truth))
+            assert math.isnan(statistic(truth, np.ones(20)))
+
+
+def test_top_fraction() -> None:
+    truth = np.array([1.0, 5.0, 3.0, 3.0, 3.0, 0.0, 4.0, 2.0])
+    assert np.flatnonzero(metrics.top_fraction(truth, 0.5)).tolist() == [1, 2, 3, 6]
+    assert np.flatnonzero(metrics.top_fraction(truth, 0.01)).tolist() == [1, 2, 6]
+    assert metrics.top_fraction(np.arange(30.0), 0.1).sum() == 3
+    assert metrics.top_fraction(np.arange(301.0), 0.1).sum() == 31
+    assert metrics.top_fraction(np.arange(100.0), 0.07).sum() == 7  # 0.07 * 100 is a little above 7 in floats
+
+
+def test_precision_and_regret_by_hand() -> None:
+    truth = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
+    scores = np.array([1.0, 6.0, 2.0, 5.0, 4.0, 3.0])  # predicted order: 1 3 4 5 2 0
+    assert metrics.precision_at(scores, truth, 1) == 0
+    assert metrics.precision_at(scores, truth, 3) == pytest.approx(1 / 3)
+    assert metrics.precision_at(scores, truth, 6) == 1
+    assert metrics.regret(scores, truth, 3) == pytest.approx(0.1)
+    assert metrics.regret(scores, truth, 6) == 0
+    assert metrics.regret(-scores, truth, 1) == 0
+    assert metrics.precision_at_10_percent(np.arange(100.0), np.arange(100.0) % 99) == pytest.approx(0.9)
+    assert metrics.precision_at_10(np.arange(100.0), np.arange(100.0) % 95) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5])
+def test_tied_scores_give_the_expectation_over_orders(k: int) -> None:
+    truth = np.array([0.9, 0.8, 0.2, 0.5, 0.4, 0.7])  # high rows first: a stable order would flatter a constant score
+    for scores in (np.zeros(6), np.array([1.0, 1.0, 2.0, 1.0, 1.0, 0.0]), np.array([1.0, 1.0, 1.0, 1.0, 0.0, 2.0])):
+        orders = [np.lexsort((order, -scores)) for order in map(np.array, itertools.permutations(range(6)))]
+        top = set(np.argsort(-truth)[:k])
+        precision = np.mean([len(top & set(order[:k])) / k for order in orders])
+        regret = np.mean([0.9 - truth[order[:k]].max() for order in orders])
+        assert metrics.precision_at(scores, truth, k) == pytest.approx(precision, abs=1e-12)
+        assert metrics.regret(scores, truth, k) == pytest.approx(regret, abs=1e-12)
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 8, 20])
+@pytest.mark.parametrize("steps", [None, 1])
+def test_choose_one_of_equals_enumeration(n: int, steps: int | None) -> None:
+    scores, truth = _data(8, seed=3, steps=steps)
+    picks = []
+    for subset in itertools.combinations(range(8), min(n, 8)):
+        rows = np.array(subset)
+        picks.append(truth[rows][scores[rows] == scores[rows].max()].mean())
+    assert metrics.choose_one_of(scores, truth, n) == pytest.approx(np.mean(picks), abs=1e-12)
+
+
+def test_choose_one_of_limits() -> None:
+    scores, truth = _data(15_000)
+    assert metrics.choose_one_of(np.zeros(15_000), truth) == pytest.approx(truth.mean(), abs=1e-9)
+    assert metrics.choose_one_of(scores, truth, 1) == pytest.approx(truth.mean(), abs=1e-9)
+    assert metrics.choose_one_of(scores, truth, 15_000) == pytest.approx(truth[np.argmax(scores)])
+    probability = [math.comb(14_999 - r, 99) / math.comb(15_000, 100) for r in range(2_000)]
+    assert metrics.choose_one_of_oracle(truth) == pytest.approx(probability @ np.sort(truth)[::-1][:2_000], rel=1e-5)
+    assert metrics.choose_one_of_oracle(truth) > metrics.choose_one_of(scores, truth) > truth.mean()
+
+
+def test_partial_spearman_three_variable_formula() -> None:
+    scores, truth = _data(50)
+    control = truth + np.random.default_rng(9).normal(size=50)
+    xy, xz, yz = (stats.spearmanr(*pair).statistic for pair in ((scores, truth), (scores, control), (truth, control)))
+    expected = (xy - xz * yz) / math.sqrt((1 - xz**2) * (1 - yz**2))
+    assert metrics.partial_spearman(scores, truth, control) == pytest.approx(expected, abs=1e-12)
+    doubled = np.column_stack([control, control**3])  # the same ranks twice: a singular design changes nothing
+    assert metrics.partial_spearman(scores, truth, doubled) == pytest.approx(expected, abs=1e-9)
+    assert math.isnan(metrics.partial_spearman(scores, truth, scores))
+
+
+def test_rank_sum() -> None:
+    summed = metrics.rank_sum([1.0, 2.0, 2.0], [30.0, 10.0, 20.0])
+    assert summed.tolist() == [1 + 3, 2.5 + 1, 2.5 + 2]
+
+
+@pytest.mark.parametrize("steps", [None, 2])
+@pytest.mark.parametrize("by_class", [False, True])
+@pytest.mark.parametrize("name", metrics.RANKING_STATISTICS)
+def test_batched_resamples_equal_a_plain_loop(name: str, by_class: bool, steps: int | None) -> None:
+    scores, truth = _data(150, steps=steps)
+    classes = np.random.default_rng(1).integers(60, size=150) if by_class else None
+    statistic = metrics.RANKING_STATISTICS[name]
+    copies = metrics._draw(classes, 150, 40, seed=5)
+    batched = metrics._resampled(statistic, scores, truth, copies, {})
+    np.testing.assert_allclose(batched, _resample_loop(statistic, scores, truth, copies), rtol=0, atol=1e-12)
+    interval = metrics.bootstrap(statistic, scores, truth, classes, resamples=40, seed=5)
+    assert interval.value == statistic(scores, truth)
+    assert [interval.low, interval.high] == pytest.approx(np.quantile(batched, [0.025, 0.975]).tolist(), abs=1e-12)
+
+
+def test_batched_blocks_and_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores, truth = _data(150, steps=10)
+    whole = [metrics.bootstrap(f, scores, truth, resamples=50) for f in metrics.RANKING_STATISTICS.values()]
+    monkeypatch.setattr(metrics, "_BLOCK", 1000)
+    again = [metrics.bootstrap(f, scores, truth, resamples=50) for f in metrics.RANKING_STATISTICS.values()]
+    for one, other in zip(whole, again, strict=True):
+        assert one.as_list() == pytest.approx(other.as_list(), abs=1e-12)
+    default, single = (metrics.bootstrap(metrics.regret, scores, truth, resamples=50, k=k) for k in (10, 1))
+    assert single.value == metrics.regret(scores, truth, 1) != default.value
+    assert single.high > default.high
+
+
+def test_generic_statistic_resamples_its_row_arguments() -> None:
+    scores, truth = _data(40)
+    control = truth + np.random.default_rng(2).normal(size=40)
+    for given in (control, control.tolist()):
+        interval = metrics.bootstrap(metrics.partial_spearman, scores, truth, resamples=60, controls=given)
+        copies = metrics._draw(None, 40, 60, 0)
+        rows = [np.repeat(np.arange(40), count) for count in copies]
+        expected = [metrics.partial_spearman(scores[r], truth[r], control[r]) for r in rows]
+        assert [interval.low, interval.high] == pytest.approx(np.quantile(expected, [0.025, 0.975]).tolist(), abs=1e-12)
+
+
+def test_copies_within_a_class_do_not_narrow_the_interval() -> None:
+    scores, truth = _data(80)
+    one = metrics.bootstrap(metrics.spearman, scores, truth)
+    again, classes = (np.tile(scores, 8), np.tile(truth, 8)), [f"class {i}" for i in list(range(80)) * 8]
+    by_class = metrics.bootstrap(metrics.spearman, *again, classes)
+    by_row = metrics.bootstrap(metrics.spearman, *again)
+    assert by_class.as_list() == pytest.approx(one.as_list(), abs=1e-12)  # same draws of classes, ranks only scaled
+    assert by_row.high - by_row.low < 0.6 * (one.high - one.low)
+
+
+def test_bootstrap_covers_the_population_value() -> None:
+    population = 6 / math.pi * math.asin(math.sqrt(0.5) / 2)  # Spearman of a normal pair with correlation sqrt(1/2)
+    intervals = [metrics.bootstrap(metrics.spearman, *_data(100, seed), resamples=200) for seed in range(100)]
+    assert 85 <= sum(i.low <= population <= i.high for i in intervals) <= 100
+    assert all(0.05 < i.high - i.low < 0.5 and i.low < i.value < i.high for i in intervals)
+
+
+def test_interval_text_seed_and_level() -> None:
+    assert str(metrics.Interval(0.614, 0.5512, 0.66)) == "0.61 [0.55, 0.66]"
+    scores, truth = _data(50)
+    first, same, other = (metrics.bootstrap(metrics.kendall, scores, truth, seed=s) for s in (0, 0, 1))
+    assert first == same != other
+    narrow = metrics.bootstrap(metrics.kendall, scores, truth, level=0.5)
+    assert first.low < narrow.low < narrow.high < first.high
+
+
+def test_paired_difference() -> None:
+    a, truth = _data(100)
+    b = a + 0.3 * np.random.default_rng(4).normal(size=100)
+    for statistic in metrics.RANKING_STATISTICS.values():
+        assert metrics.paired_difference(statistic, a, a.copy(), truth, resamples=50).as_list() == [0, 0, 0]
+    difference = metrics.paired_difference(metrics.kendall, a, b, truth)
+    flipped = metrics.paired_difference(metrics.kendall, b, a, truth)
+    assert difference.value == metrics.kendall(a, truth) - metrics.kendall(b, truth)
+    assert difference.as_list() == pytest.approx([-flipped.value, -flipped.high, -flipped.low])
+    copies = metrics._draw(None, 100, 2000, 0)
+    apart = [metrics._resampled(metrics.kendall, scores, truth, copies, {}) for scores in (a, b)]
+    assert [difference.low, difference.high] == pytest.approx(np.quantile(apart[0] - apart[1], [0.025, 0.975]).tolist())
+    alone = metrics.bootstrap(metrics.kendall, a, truth)
+    assert difference.high - difference.low < 0.8 * (alone.high - alone.low)  # the resamples are shared
+
+
+def test_undefined_resamples() -> None:
+    scores = np.zeros(30)
+    scores[0] = 1.0  # a resample without row 0 (about 36 percent) has constant scores
+    with pytest.raises(ValueError, match=r"kendall: undefined \(nan\) on \d+ of 300 resamples"):
+        metrics.bootstrap(metrics.kendall, scores, np.arange(30.0), resamples=300)
+    scores[:5] = 1.0  # now about 0.4 percent, which are left out
+    interval = metrics.bootstrap(metrics.kendall, scores, np.arange(30.0), resamples=2000)
+    copies = metrics._draw(None, 30, 2000, 0)
+    assert np.isnan(metrics._resampled(metrics.kendall, scores, np.arange(30.0), copies, {})).any()
+    assert -1 <= interval.low < interval.value < interval.high < 0
+
+
+def test_reliability() -> None:
+    rng = np.random.default_rng(0)
+    runs = rng.normal(size=(4000, 1)) + rng.normal(size=(4000, 3))  # pairwise r = 1/2, so 3/4 for the mean of 3
+    assert metrics.reliability(runs) == pytest.approx(0.75, abs=0.02)
+    pairs = [stats.pearsonr(runs[:, i], runs[:, j]).statistic for i, j in ((0, 1), (0, 2), (1, 2))]
+    r = np.mean(pairs)
+    assert metrics.reliability(runs) == pytest.approx(3 * r / (1 + 2 * r), abs=1e-12)
+    assert metrics.reliability(np.repeat(runs[:, :1], 2, axis=1)) == pytest.approx(1)
+    assert math.isnan(metrics.reliability(np.column_stack([runs[:, 0], np.ones(4000)])))
+
+
+def test_split_half_kendall() -> None:
+    rng = np.random.default_rng(0)
+    runs = rng.normal(size=(100, 1)) + rng.normal(size=(100, 4))
+    pairings = [((0, 1), (2, 3)), ((0, 2), (1, 3)), ((0, 3), (1, 2))]
+    values = [metrics.kendall(runs[:, list(a)].mean(axis=1), runs[:, list(b)].mean(axis=1)) for a, b in pairings]
+    assert min(values) < metrics.split_half_kendall(runs) < max(values)
+    assert metrics.split_half_kendall(runs, splits=600) == pytest.approx(np.mean(values), abs=0.01)
+    assert metrics.split_half_kendall(runs[:, :2]) == pytest.approx(metrics.kendall(runs[:, 0], runs[:, 1]))
+    assert metrics.split_half_kendall(np.repeat(runs[:, :1], 5, axis=1)) == pytest.approx(1)
+
+
+def test_ranking_table_equals_bootstrap_and_names_a_failing_method() -> None:
+    scores, truth = _data(60)
+    classes = np.arange(60) // 2
+    table = metrics.ranking_table({"good": scores, "bad": -scores}, truth, classes, resamples=100, seed=3)
+    assert list(table) == ["good", "bad"]
+    for method, sign in (("good", 1), ("bad", -1)):
+        assert list(table[method]) == list(metrics.RANKING_STATISTICS)
+        for name, statistic in metrics.RANKING_STATISTICS.items():
+            expected = metrics.bootstrap(statistic, sign * scores, truth, classes, resamples=100, seed=3)
+            assert table[method][name] == expected
+    chosen = metrics.ranking_table({"m": scores}, truth, None, {"tau": metrics.kendall}, resamples=50)
+    assert list(chosen["m"]) == ["tau"]
+    with pytest.raises(ValueError, match=r"methods\['flat'\]: kendall: undefined"):
+        metrics.ranking_table({"m": scores, "flat": np.ones(60)}, truth, None, resamples=50)
+
+
+GOOD = np.arange(12.0)
+HOLED = np.where(np.isin(GOOD, [4, 9]), np.nan, GOOD)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: metrics.spearman(HOLED, GOOD), r"^scores: 2 non-finite of 12 values, the first at index 4"),
+        (lambda: metrics.kendall(GOOD, np.where(GOOD == 3, -np.inf, GOOD)), r"^truth: 1 non-finite .* index 3"),
+        (lambda: metrics.regret(GOOD, GOOD[:-1]), r"^truth: 11 rows, expected 12"),
+        (lambda: metrics.kendall(GOOD[:2], GOOD[:2]), r"^scores: 2 rows, at least 3"),
+        (lambda: metrics.top_fraction(GOOD[:2], 0.5), r"^truth: 2 rows, at least 3"),
+        (lambda: metrics.top_fraction(GOOD, 1.5), r"^fraction: 1.5"),
+        (lambda: metrics.precision_at(GOOD, GOOD, 13), r"^k: 13 is not in 1..12"),
+        (lambda: metrics.regret(GOOD, GOOD, 0), r"^k: 0"),
+        (lambda: metrics.choose_one_of(GOOD, GOOD, 0), r"^n: 0"),
+        (lambda: metrics.partial_spearman(GOOD, GOOD, GOOD[:5]), r"^controls: 5 rows, expected 12"),
+        (lambda: metrics.partial_spearman(GOOD, GOOD, HOLED), r"^controls: 2 non-finite"),
+        (lambda: metrics.rank_sum(GOOD, GOOD[:4]), r"^scores: 4 rows, expected 12"),
+        (lambda: metrics.rank_sum(), r"^scores: none"),
+        (lambda: metrics.bootstrap(metrics.spearman, GOOD, GOOD, classes=[1, 2]), r"^classes: 2 rows, expected 12"),
+        (lambda: metrics.bootstrap(metrics.spearman, GOOD, GOOD, classes=["a", "b"] * 6), r"^classes: 2 distinct"),
+        (lambda: metrics.bootstrap(metrics.spearman, GOOD, GOOD, resamples=0), r"^resamples: 0"),
+        (lambda: metrics.bootstrap(metrics.spearman, GOOD, GOOD, level=95), r"^level: 95"),
+        (lambda: metrics.paired_difference(metrics.spearman, GOOD, HOLED, GOOD), r"^scores_b: 2 non-finite"),
+        (lambda: metrics.paired_difference(metrics.spearman, HOLED, GOOD, GOOD), r"^scores_a: 2 non-finite"),
+        (lambda: metrics.reliability(GOOD), r"^runs: expected \[A, S\]"),
+        (lambda: metrics.split_half_kendall(np.column_stack([GOOD, HOLED])), r"^runs: 2 non-finite"),
+        (lambda: metrics.ranking_table({"m": HOLED}, GOOD, None), r"^methods\['m'\]: scores: 2 non-finite"),
+        (lambda: metrics.ranking_table({"m": GOOD}, GOOD, [0] * 5), r"^classes: 5 rows"),
+    ],
+)
+def test_errors_name_the_parameter(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,159 @@
+"""Training one architecture from scratch under a fixed protocol: the ground truth that rankings are held against.
+
+One compiled program trains any architecture of a space from start to end, its seeds side by side.
+
+Shape letters: B batch, S seeds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from architectures.layers import Layers
+from architectures.layout import WeightArrays, initialise, occupancy
+from architectures.spaces import SearchSpace
+from train.data import AugmentConfig, DataConfig, Splits, augment
+
+PROTOCOL_VERSION = 1  # raise it when the meaning of a protocol's fields changes
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """How an architecture is trained; everything here enters the protocol's hash.
+
+    SGD with Nesterov momentum and a cosine schedule to 0, as in NAS-Bench-201 (Dong & Yang 2020, table 1).
+    """
+
+    epochs: int = 10  # passes over the train split
+    batch: int = 64  # images a step
+    learning_rate: float = 0.1  # peak, at the end of the warm-up
+    warmup: int = 50  # steps of linear warm-up
+    momentum: float = 0.9  # Nesterov
+    weight_decay: float = 5e-4  # L2 penalty on all leaves
+    calibration: int = 1000  # training images whose batch statistics the evaluation uses
+    augment: AugmentConfig = AugmentConfig(crop=0, flip=False)
+
+    def hash(self, space: SearchSpace[Any], data: DataConfig, provenance: dict[str, Any]) -> str:
+        """12 hexadecimal digits of everything that decides the result, but for the architecture and the seed."""
+        parts = {
+            "version": PROTOCOL_VERSION,
+            "protocol": dataclasses.asdict(self),
+            "space": repr(space_settings(space)),
+            "data": dataclasses.asdict(data),
+            "provenance": provenance,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def space_settings(space: SearchSpace[Any]) -> dict[str, Any]:
+    """The space's name and its fields in a form that prints the same everywhere (ops by name)."""
+    settings: dict[str, Any] = {"name": space.name}
+    for field in dataclasses.fields(space):  # type: ignore[arg-type]
+        value = getattr(space, field.name)
+        settings[field.name] = [op.name for op in value] if field.name == "ops" else value
+    return settings
+
+
+class Outcome(NamedTuple):
+    """Results of training, each [S]: accuracies as shares of 1, losses in nats."""
+
+    test_accuracy: Array
+    test_loss: Array
+    train_loss: Array
+
+
+class Trainer:
+    """Trains architectures of one space on one data set under one protocol, with one compilation."""
+
+    def __init__(self, space: SearchSpace[Any], splits: Splits, protocol: Protocol) -> None:
+        if protocol.batch > len(splits.train.labels):
+            raise ValueError(f"batch={protocol.batch}: the train split has only {len(splits.train.labels)} images")
+        self._space = space
+        train, test = splits.train, splits.test
+        self._data = tuple(jnp.asarray(array) for array in (train.images, train.labels, test.images, test.labels))
+        self._run = jax.jit(functools.partial(_train_seeds, space, protocol))
+
+    def __call__(self, architecture: Any, seeds: list[int]) -> Outcome:
+        """Trains `architecture` once for every seed; the same number of seeds reuses the compiled program."""
+        graph = self._space.graph(architecture)
+        variants = {name: filled.variant for name, filled in occupancy(self._space.layout, graph).items()}
+        outcome = self._run(self._space.encode(architecture), variants, np.array(seeds, np.int32), *self._data)
+        return jax.tree.map(np.asarray, outcome)
+
+
+def _train_seeds(
+    space: SearchSpace[Any],
+    protocol: Protocol,
+    encoding: dict[str, Array],
+    variants: dict[str, Array],
+    seed_S: Array,
+    *data: Array,
+) -> Outcome:
+    return jax.lax.map(lambda seed: _train(space, protocol, encoding, variants, jax.random.key(seed), *data), seed_S)
+
+
+def _train(
+    space: SearchSpace[Any],
+    protocol: Protocol,
+    encoding: dict[str, Array],
+    variants: dict[str, Array],
+    key: Array,
+    images: Array,
+    labels: Array,
+    test_images: Array,
+    test_labels: Array,
+) -> Outcome:
+    steps = len(labels) // protocol.batch
+    optimizer = sgd(protocol, steps * protocol.epochs)
+
+    def loss_fn(weights: WeightArrays, x: Array, y: Array) -> Array:
+        logits, _ = space.forward(weights, encoding, x, Layers())
+        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+
+    def step(state: tuple[WeightArrays, Any], inputs: tuple[Array, Array]) -> tuple[tuple[WeightArrays, Any], Array]:
+        weights, optimizer_state = state
+        key, rows = inputs
+        x = augment(key, images[rows], protocol.augment.crop, protocol.augment.flip)
+        loss, grads = jax.value_and_grad(loss_fn)(weights, x, labels[rows])
+        updates, optimizer_state = optimizer.update(grads, optimizer_state, weights)
+        return (optax.apply_updates(weights, updates), optimizer_state), loss  # type: ignore[return-value]
+
+    def epoch(state: tuple[WeightArrays, Any], key: Array) -> tuple[tuple[WeightArrays, Any], Array]:
+        order_key, augment_key = jax.random.split(key)
+        rows = jax.random.permutation(order_key, len(labels))[: steps * protocol.batch].reshape(steps, protocol.batch)
+        return jax.lax.scan(step, state, (jax.random.split(augment_key, steps), rows))
+
+    init_key, epochs_key = jax.random.split(key)
+    weights = initialise(space.layout, init_key, variants)
+    state, losses = jax.lax.scan(
+        epoch, (weights, optimizer.init(weights)), jax.random.split(epochs_key, protocol.epochs)
+    )
+    calibration = images[: protocol.calibration]
+    layers = Layers(statistics_rows=len(calibration))
+    logits, _ = space.forward(state[0], encoding, jnp.concatenate([calibration, test_images]), layers)
+    logits = logits[len(calibration) :]
+    return Outcome(
+        test_accuracy=(logits.argmax(-1) == test_labels).mean(),
+        test_loss=optax.softmax_cross_entropy_with_integer_labels(logits, test_labels).mean(),
+        train_loss=losses[-1].mean(),
+    )
+
+
+def sgd(protocol: Protocol, steps: int) -> optax.GradientTransformation:
+    """The protocol's optimiser over a training of `steps` steps."""
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, protocol.learning_rate, min(protocol.warmup, steps - 1), max(steps, 2)
+    )
+    return optax.chain(
+        optax.add_decayed_weights(protocol.weight_decay), optax.sgd(schedule, protocol.momentum, nesterov=True)
+    )
