@@ -68,12 +68,15 @@ class ArchGraph:
         attributes: [N] float array for every name in ATTRIBUTES.
         edges: [E, 2] int array of (source, target) in topological order: source < target always.
         parameters: every parameter leaf of the architecture.
+        steps: [N] int, when each node is computed: an edge always leads to a later step, so that nodes of one step do
+            not depend on each other. A space numbers them alike in all its graphs; by default they are the levels.
     """
 
     ops: tuple[str, ...]
     attributes: dict[str, NDArray[np.float64]]
     edges: NDArray[np.int64]
     parameters: tuple[Parameter, ...]
+    steps: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         missing = set(ATTRIBUTES) ^ set(self.attributes)
@@ -91,6 +94,10 @@ class ArchGraph:
                 "ArchGraph.edges: every edge must go from an earlier to a later existing node; "
                 "number the nodes in topological order"
             )
+        if self.steps is None:
+            object.__setattr__(self, "steps", self.levels)
+        elif (self.steps[self.edges[:, 0]] >= self.steps[self.edges[:, 1]]).any():
+            raise ValueError("ArchGraph.steps: every edge must lead to a later step")
         for row in self.parameters:
             if not 0 <= row.node < self.nodes:
                 raise ValueError(f"ArchGraph.parameters: {'/'.join(row.path)} is owned by no node ({row.node})")
@@ -178,16 +185,19 @@ class GraphBuilder:
 
     def __init__(self) -> None:
         self._ops: list[str] = []
+        self._steps: list[int] = []
         self._attributes: list[dict[str, float]] = []
         self._edges: list[tuple[int, int]] = []
         self._parameters: list[Parameter] = []
 
-    def node(self, op: str, inputs: Sequence[int], **attributes: float) -> int:
-        """Adds a node that reads `inputs` (ids of earlier nodes); returns its id."""
+    def node(self, op: str, inputs: Sequence[int], step: int | None = None, **attributes: float) -> int:
+        """Adds a node that reads `inputs` (ids of earlier nodes), one step after the last of them unless `step` says
+        otherwise; returns its id."""
         unknown = set(attributes) - set(ATTRIBUTES)
         if unknown:
             raise ValueError(f"node {op!r}: unknown attributes {sorted(unknown)}; known: {', '.join(ATTRIBUTES)}")
         self._ops.append(op)
+        self._steps.append(max((self._steps[i] + 1 for i in inputs), default=0) if step is None else step)
         self._attributes.append({"position": 0.0, **attributes})
         self._edges += [(source, len(self._ops) - 1) for source in inputs]
         return len(self._ops) - 1
@@ -196,10 +206,14 @@ class GraphBuilder:
         """Adds a parameter leaf that `node` owns."""
         self._parameters.append(Parameter(tuple(path), node, leaf, place))
 
+    def step(self, node: int) -> int:
+        """The step of a node."""
+        return self._steps[node]
+
     def build(self) -> ArchGraph:
         """The finished graph."""
         attributes = {
             name: np.array([values.get(name, 1.0) for values in self._attributes], np.float64) for name in ATTRIBUTES
         }
         edges = np.array(sorted(self._edges, key=lambda edge: edge[1]), np.int64).reshape(-1, 2)
-        return ArchGraph(tuple(self._ops), attributes, edges, tuple(self._parameters))
+        return ArchGraph(tuple(self._ops), attributes, edges, tuple(self._parameters), np.array(self._steps))

@@ -21,7 +21,7 @@ from jax import Array
 
 from architectures.layers import Layers
 from architectures.layout import WeightArrays, initialise, occupancy
-from architectures.spaces import SearchSpace
+from architectures.spaces import SearchSpace, settings
 from train.data import AugmentConfig, DataConfig, Splits, augment
 
 PROTOCOL_VERSION = 1  # raise it when the meaning of a protocol's fields changes
@@ -48,20 +48,11 @@ class Protocol:
         parts = {
             "version": PROTOCOL_VERSION,
             "protocol": dataclasses.asdict(self),
-            "space": repr(space_settings(space)),
+            "space": settings(space),
             "data": dataclasses.asdict(data),
             "provenance": provenance,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:12]
-
-
-def space_settings(space: SearchSpace[Any]) -> dict[str, Any]:
-    """The space's name and its fields in a form that prints the same everywhere (ops by name)."""
-    settings: dict[str, Any] = {"name": space.name}
-    for field in dataclasses.fields(space):  # type: ignore[arg-type]
-        value = getattr(space, field.name)
-        settings[field.name] = [op.name for op in value] if field.name == "ops" else value
-    return settings
 
 
 class Outcome(NamedTuple):

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from architectures.spaces import SearchSpace
+from architectures.spaces import SearchSpace, settings
 from train.data import DataConfig, Splits
-from train.target import Protocol, Trainer, space_settings
+from train.target import Protocol, Trainer
 
 COLUMNS = ("architecture", "class", "seed", "test_accuracy", "test_loss", "train_loss", "seconds")
 
@@ -68,24 +68,24 @@ class TargetTable:
     def __init__(self, path: Path, space: SearchSpace[Any], splits: Splits, data: DataConfig, protocol: Protocol) -> None:
         self._path, self._space, self._splits, self._protocol = path, space, splits, protocol
         self.protocol_hash = protocol.hash(space, data, dict(splits.provenance))
-        settings = {
+        card = {
             "protocol_hash": self.protocol_hash,
             "protocol": dataclasses.asdict(protocol),
-            "space": space_settings(space),
+            "space": settings(space),
             "data": dataclasses.asdict(data),
             "provenance": dict(splits.provenance),
         }
-        card = path.with_suffix(".json")
+        card_path = path.with_suffix(".json")
         path.parent.mkdir(parents=True, exist_ok=True)
-        if card.exists():
-            recorded = json.loads(card.read_text())["protocol_hash"]
+        if card_path.exists():
+            recorded = json.loads(card_path.read_text())["protocol_hash"]
             if recorded != self.protocol_hash:
                 raise ValueError(
                     f"{path}: made under protocol {recorded}, this run's is {self.protocol_hash}; "
                     "protocols are never mixed in one table, choose another --out"
                 )
         else:
-            card.write_text(json.dumps(settings, indent=2, default=str) + "\n")
+            card_path.write_text(json.dumps(card, indent=2, default=str) + "\n")
         if not path.exists():
             path.write_text(",".join(COLUMNS) + "\n")
 

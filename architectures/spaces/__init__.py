@@ -3,5 +3,6 @@
 from architectures.spaces.base import Cost, Encoding, SearchSpace
 from architectures.spaces.cell import Cell, CellSpace
 from architectures.spaces.nasbench201 import NASBench201
+from architectures.spaces.registry import from_settings, settings
 
-__all__ = ["Cell", "CellSpace", "Cost", "Encoding", "NASBench201", "SearchSpace"]
+__all__ = ["Cell", "CellSpace", "Cost", "Encoding", "NASBench201", "SearchSpace", "from_settings", "settings"]

@@ -60,8 +60,8 @@ class SearchSpace(abc.ABC, Generic[Architecture]):
 
     @property
     @abc.abstractmethod
-    def max_nodes(self) -> int:
-        """The largest number of nodes of a graph of this space."""
+    def schedule(self) -> tuple[int, int]:
+        """(steps, most nodes in one step) that no graph of this space exceeds: the shape that graphs are padded to."""
 
     @abc.abstractmethod
     def sample(self, seed: int | np.random.Generator) -> Architecture:

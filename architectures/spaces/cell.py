@@ -110,12 +110,13 @@ class CellSpace(SearchSpace[Cell]):
         candidates = tuple(name for name in self.choices if name != "none")
         return candidates + tuple(name for name in skeleton.FIXED_OPS if name not in candidates)
 
-    @property
-    def max_nodes(self) -> int:
-        """Nodes of a graph whose edges are all present."""
-        return skeleton.FIXED_NODES + (self.stages - 1) * skeleton.REDUCTION_NODES + self.stages * self.cells * (
-            len(self.wiring) + self.nodes - 1
-        )
+    @functools.cached_property
+    def schedule(self) -> tuple[int, int]:
+        """Steps and widest step of the graph whose edges are all present; every other graph is a part of it."""
+        present = next((name for name in self.choices if name != "none"), "none")
+        steps = self.graph(Cell((present,) * len(self.wiring))).steps
+        assert steps is not None
+        return int(steps.max()) + 1, int(np.bincount(steps).max())
 
     def all(self) -> Iterator[Cell]:
         """Every cell, in a fixed order."""

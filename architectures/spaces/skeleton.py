@@ -32,8 +32,6 @@ FIXED_OPS = (
     "global_avg_pool",
     "linear",
 )
-FIXED_NODES = 5  # input, stem, and three of the head
-REDUCTION_NODES = 5  # two convolutions, pooling, 1x1 shortcut, sum
 
 Stage = Callable[[int, Array], tuple[Array, Array | float]]
 
@@ -174,17 +172,21 @@ def _add_cell(
     size: int,
     variants: Mapping[str, Mapping[str, Leaf]],
 ) -> int:
-    """One cell that reads node `x`; returns its output node."""
+    """One cell that reads node `x`; returns its output node.
+
+    Steps are those of the cell with every edge present, so that all architectures share one schedule.
+    """
     width = space.channels * 2**stage
     ops = {op.name: op for op in space.ops}
     reads: list[list[int]] = [[] for _ in range(space.nodes)]
-    nodes = [x]
+    nodes, start = [x], builder.step(x)
     for edge, (source, target) in enumerate(space.wiring):
         op = ops[edges[edge]]
         if op.name != "none":
             node = builder.node(
                 op.name,
                 [nodes[source]],
+                step=start + 2 * source + 1,
                 channels_in=width,
                 channels_out=width,
                 kernel=op.kernel,
@@ -198,5 +200,9 @@ def _add_cell(
                 place = Place(f"stage{stage}/{name}", slot, list(variants[name]).index(op.name))
                 builder.parameter(path, node, leaf, place)
         if source == target - 1:  # the last edge into this node
-            nodes.append(builder.node("sum", reads[target], channels_in=width, channels_out=width, size=size))
+            nodes.append(
+                builder.node(
+                    "sum", reads[target], step=start + 2 * target, channels_in=width, channels_out=width, size=size
+                )
+            )
     return nodes[-1]

@@ -1,0 +1,42 @@
+"""Spaces as plain settings, for checkpoints and files that must name the space they belong to."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from architectures.spaces.base import SearchSpace
+from architectures.spaces.nasbench201 import NASBench201
+
+SPACES: dict[str, type[SearchSpace[Any]]] = {NASBench201.name: NASBench201}
+
+
+def settings(space: SearchSpace[Any]) -> dict[str, Any]:
+    """The space's name and its fields as JSON values; ops are written by name."""
+    result: dict[str, Any] = {"name": space.name}
+    for field in dataclasses.fields(space):  # type: ignore[arg-type]
+        value = getattr(space, field.name)
+        if field.name == "ops":
+            value = [op.name for op in value]
+        result[field.name] = list(value) if isinstance(value, tuple) else value
+    return result
+
+
+def from_settings(values: Mapping[str, Any]) -> SearchSpace[Any]:
+    """Rebuilds a space of this package from `settings`.
+
+    Raises:
+        ValueError: the name is unknown, or the ops are not the space's own (a user's own space cannot be rebuilt from
+            text: pass the object itself).
+    """
+    name = values.get("name")
+    if name not in SPACES:
+        raise ValueError(f"space {name!r}: not one of {', '.join(SPACES)}; pass your own space object as space=...")
+    fields = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items() if key != "name"}
+    ops = fields.pop("ops", None)
+    space = SPACES[name](**fields)
+    own = settings(space).get("ops")
+    if ops is not None and list(ops) != own:
+        raise ValueError(f"space {name!r}: saved with ops {list(ops)}, this version has {own}; pass space=...")
+    return space

@@ -1,0 +1,113 @@
+"""The Python interface: a trained hypernetwork that turns graphs into weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax import Array
+
+from architectures.graph import ArchGraph
+from architectures.layout import WeightArrays, Weights
+from architectures.spaces import SearchSpace
+from ghn.config import GHNConfig
+from ghn.features import GraphInputs, graph_inputs, stack_inputs
+from ghn.hypernetwork import GHN, vocabulary_ids
+
+Parameters = nnx.State[Any, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """How the images were prepared that a hypernetwork was trained on.
+
+    Attributes:
+        mean: per channel, of pixels in [0, 1].
+        std: per channel, same units.
+        class_names: one for each output.
+    """
+
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    class_names: tuple[str, ...] = ()
+
+    def normalise(self, images: np.ndarray) -> np.ndarray:
+        """uint8 images [B, H, W, C] as the normalised float32 that the weights expect."""
+        if images.dtype != np.uint8:
+            raise ValueError(f"images: {images.dtype}, expected uint8 pixels")
+        return (images.astype(np.float32) / 255 - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Hypernetwork:
+    """A graph hypernetwork with its parameters.
+
+    Attributes:
+        space: the space whose architectures it knows.
+        config: what it is made of.
+        parameters: its learned state.
+        preprocessing: of the images that it was trained on.
+        step: training steps behind it.
+    """
+
+    space: SearchSpace[Any]
+    config: GHNConfig
+    parameters: Parameters
+    preprocessing: Preprocessing = Preprocessing()
+    step: int = 0
+
+    @classmethod
+    def create(cls, space: SearchSpace[Any], config: GHNConfig = GHNConfig(), seed: int = 0) -> Hypernetwork:
+        """A fresh, untrained hypernetwork."""
+        module = GHN(config, space, rngs=nnx.Rngs(seed))
+        return cls(space, config, nnx.state(module, nnx.Param))
+
+    @functools.cached_property
+    def definition(self) -> nnx.GraphDef[GHN]:
+        """The module's structure, to be merged with parameters inside traced code."""
+        return definition(self.space, self.config)
+
+    def __call__(self, graph: ArchGraph) -> Weights:
+        """Weights for one architecture of the space, given its graph (compiled once)."""
+        return Weights(_generate(self.definition, self.parameters, self.inputs(graph)), self.space)
+
+    def generate_many(self, graphs: Sequence[ArchGraph]) -> WeightArrays:
+        """Weight arrays with a leading axis over the graphs."""
+        return _generate_many(self.definition, self.parameters, stack_inputs([self.inputs(graph) for graph in graphs]))
+
+    def inputs(self, graph: ArchGraph) -> GraphInputs:
+        """The graph as arrays of fixed shape."""
+        return graph_inputs(graph, self.space.layout, self.vocabulary, self.space.schedule)
+
+    @functools.cached_property
+    def vocabulary(self) -> Mapping[str, int]:
+        """Op name -> id of its embedding."""
+        return vocabulary_ids(self.space.op_names)
+
+    @property
+    def parameter_count(self) -> int:
+        """Number of scalar parameters of the hypernetwork itself."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.parameters))
+
+
+@functools.cache
+def definition(space: SearchSpace[Any], config: GHNConfig) -> nnx.GraphDef[GHN]:
+    """The structure of `GHN(config, space)` without allocating parameters; equal arguments give the same object."""
+    abstract = nnx.eval_shape(lambda: GHN(config, space, rngs=nnx.Rngs(0)))
+    return nnx.split(abstract, nnx.Param)[0]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _generate(definition: nnx.GraphDef[GHN], parameters: Parameters, inputs: GraphInputs) -> WeightArrays:
+    return nnx.merge(definition, parameters)(inputs)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _generate_many(definition: nnx.GraphDef[GHN], parameters: Parameters, inputs: GraphInputs) -> dict[str, Array]:
+    module = nnx.merge(definition, parameters)
+    return jax.vmap(module)(inputs)

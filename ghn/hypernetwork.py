@@ -1,0 +1,93 @@
+"""The graph hypernetwork: graph in, weights out.
+
+Shape letters: N places of a graph's grid, D state width, S slots of a leaf group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from architectures.layout import LeafGroup, WeightArrays, initial_mean, initial_scale
+from architectures.spaces import SearchSpace
+from ghn.config import GHNConfig
+from ghn.decoder import HeadDecoder, KernelDecoder, VectorDecoder
+from ghn.features import GraphInputs, NodeEncoder, constant_norm
+from ghn.propagation import make_propagation
+
+
+class GHN(nnx.Module):
+    """A graph hypernetwork for one space (Zhang et al. 2019; Knyazev et al. 2021) with MIP (Ortiz et al. 2023).
+
+    weights = scale(fan_in) * (base + delta(node state)), where the base is learned for every slot and op of the space,
+    starts as an ordinary initialiser would, and does not depend on the graph.
+    """
+
+    def __init__(self, config: GHNConfig, space: SearchSpace[Any], *, rngs: nnx.Rngs) -> None:
+        self.config = config
+        self.space = space
+        if config.delta:
+            self.encoder = NodeEncoder(len(space.op_names), config.width, config.encoding, rngs=rngs)
+            self.propagation = make_propagation(config.propagation, config.width, config.message_width, rngs=rngs)
+            sizes = (config.width, config.hidden, config.tile)
+            self.kernel = KernelDecoder(*sizes, config.kernel_tile, rngs=rngs)
+            self.head_kernel = HeadDecoder(*sizes, rngs=rngs)
+            self.scale = VectorDecoder(*sizes, rngs=rngs)
+            self.bias = VectorDecoder(*sizes, rngs=rngs)
+            self.head_bias = VectorDecoder(*sizes, rngs=rngs)
+        if config.residual:
+            self.base = nnx.Dict({_key(name): nnx.Param(_initial_base(group, rngs)) for name, group in self.space.layout.items()})
+
+    def __call__(self, inputs: GraphInputs) -> WeightArrays:
+        """Weights in the slot layout of the space: group name -> [S, *shape]."""
+        states_ND = self.node_states(inputs) if self.config.delta else None
+        return {name: self._decode(group, inputs, states_ND) for name, group in self.space.layout.items()}
+
+    def node_states(self, inputs: GraphInputs) -> Array:
+        """[N, D] states after propagation."""
+        states_ND = self.encoder(inputs.op_N, inputs.features_NF)
+        return self.propagation(states_ND, inputs.distances_NN, self.space.schedule)
+
+    def decode_delta(self, group: LeafGroup, states_SD: Array) -> Array:
+        """[S, *shape] of unit order, whatever the norm of the states (with the MIP encoding)."""
+        if self.config.encoding == "mip":
+            states_SD = constant_norm(states_SD)
+        decoder: Any = getattr(self, group.role)
+        return decoder(states_SD, group.shape)
+
+    def _decode(self, group: LeafGroup, inputs: GraphInputs, states_ND: Array | None) -> Array:
+        variant_S, owner_S = inputs.variant[group.name], inputs.owner[group.name]
+        vector = group.role in ("scale", "bias", "head_bias")
+        scales = jnp.array([1.0 if vector else initial_scale(leaf) for leaf in group.variants])
+        scale_S = scales[variant_S].reshape(-1, *[1] * len(group.shape))
+        unit: Array | float = 0.0
+        if self.config.residual:
+            unit = self.base[_key(group.name)].get_value()[jnp.arange(group.slots), variant_S]
+        elif vector:
+            unit = initial_mean(group.variants[0])
+        if states_ND is not None:
+            size = self.config.delta_scale if self.config.residual or vector else 1.0
+            unit = unit + size * self.decode_delta(group, states_ND[owner_S])
+        return scale_S * unit
+
+
+def _key(group: str) -> str:
+    return group.replace("/", ".")
+
+
+def _initial_base(group: LeafGroup, rngs: nnx.Rngs) -> Array:
+    """[S, variants, *shape]: unit normal noise for kernels and heads, the initialiser's constant for 1-D leaves."""
+    shape = (group.slots, len(group.variants), *group.shape)
+    if group.role in ("kernel", "head_kernel"):
+        return jax.random.normal(rngs.params(), shape)
+    return jnp.full(shape, initial_mean(group.variants[0]))
+
+
+def vocabulary_ids(names: tuple[str, ...]) -> Mapping[str, int]:
+    """Op name -> index."""
+    return {name: index for index, name in enumerate(names)}

@@ -1,0 +1,31 @@
+"""Spaces survive being written as plain settings."""
+
+import dataclasses
+import json
+
+import pytest
+
+from architectures.ops import NONE, SKIP
+from architectures.spaces import CellSpace, NASBench201, from_settings, settings
+
+
+@pytest.mark.parametrize(
+    "space",
+    [NASBench201(), NASBench201(channels=4, cells=3, input_shape=(6, 6, 2), classes=7, stages=2)],
+    ids=["default", "other"],
+)
+def test_settings_survive_json(space: NASBench201) -> None:
+    assert from_settings(json.loads(json.dumps(settings(space)))) == space
+
+
+def test_settings_name_every_field() -> None:
+    assert set(settings(NASBench201())) == {"name", *(field.name for field in dataclasses.fields(NASBench201))}
+
+
+def test_spaces_of_the_user_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"space 'cell': not one of nasbench201"):
+        from_settings(settings(CellSpace(ops=(SKIP,))))
+    with pytest.raises(ValueError, match=r"space None: not one of nasbench201"):
+        from_settings({})
+    with pytest.raises(ValueError, match=r"space 'nasbench201': saved with ops \['none', 'skip_connect'\]"):
+        from_settings(settings(NASBench201(ops=(NONE, SKIP))))

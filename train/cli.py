@@ -1,0 +1,98 @@
+"""ghn-train: trains hypernetworks, and single architectures from scratch for ground truth."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import tyro
+from rich.console import Console
+
+from train.config import SpaceConfig, TrainConfig
+from train.data import DataConfig, load
+from train.loop import train
+from train.target import Protocol
+from train.target_table import TargetTable, sample_classes
+
+console = Console(stderr=True)
+
+
+def ghn(
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")], out: Path = Path("runs/ghn"), tensorboard: bool = False
+) -> None:
+    """Train a graph hypernetwork; run the same command again to continue after an interruption.
+
+    Args:
+        config: the run.
+        out: folder of the run.
+        tensorboard: also write TensorBoard events (needs the extra).
+    """
+    trained = train(config, out, tensorboard)
+    console.print(f"{trained.space.describe()}")
+    console.print(f"{trained.parameter_count:,} parameters, {trained.step:,} steps; load it with ghn.load({str(out)!r})")
+
+
+@dataclasses.dataclass(frozen=True)
+class TargetConfig:
+    """Which architectures to train from scratch, and how."""
+
+    space: SpaceConfig = SpaceConfig()
+    data: DataConfig = DataConfig()
+    protocol: Protocol = Protocol()
+    count: int = 200  # random connected isomorphism classes
+    seeds: int = 4  # trainings of each
+    seed: int = 0  # of the draw of classes
+    held_out: float | None = 0.1  # draw only from this held-out share (as in training); None draws from all
+    held_out_seed: int = 0  # which share
+
+
+def target(config: Annotated[TargetConfig, tyro.conf.arg(name="")], out: Path = Path("runs/target.csv")) -> None:
+    """Train architectures from scratch under a fixed, hashed protocol; run again to continue.
+
+    Args:
+        config: which and how.
+        out: CSV file, one row a run; its protocol is written beside it as JSON.
+    """
+    from rich.progress import track
+
+    splits = load(config.data)
+    space = config.space.build(splits.train.images.shape[1:], splits.train.classes)
+
+    def accept(architecture: Any) -> bool:
+        return config.held_out is None or space.held_out(architecture, config.held_out, config.held_out_seed)
+
+    architectures = sample_classes(space, config.count, config.seed, accept)
+    table = TargetTable(out, space, splits, config.data, config.protocol)
+    rows = table.run(architectures, range(config.seeds))
+    left = config.count * config.seeds - len(table.rows())
+    for _ in track(rows, total=max(left, 0), description="training from scratch", console=console):
+        pass
+    console.print(f"{out}: {len(table.rows())} runs under protocol {table.protocol_hash}")
+
+
+def run_command(commands: dict[str, Callable[..., None]], description: str) -> None:
+    """Runs the subcommand on the command line; bad input ends with one clear line and exit code 2."""
+    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "graph-hypernetwork" / "jax"))
+    jax.config.update("jax_compilation_cache_dir", cache)
+    try:
+        tyro.extras.subcommand_cli_from_dict(commands, description=description)
+    except (ValueError, OSError) as error:
+        console.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        console.print("stopped; run the same command again to continue")
+        sys.exit(130)
+
+
+def main() -> None:
+    """The console script."""
+    run_command({"ghn": ghn, "target": target}, __doc__ or "")
+
+
+if __name__ == "__main__":
+    main()

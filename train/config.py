@@ -1,0 +1,68 @@
+"""Configuration of a training run."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from architectures.spaces import NASBench201
+from ghn.config import GHNConfig
+from train.data import AugmentConfig, DataConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class SpaceConfig:
+    """The search space of a run; image shape and classes come from the data."""
+
+    name: Literal["nasbench201"] = "nasbench201"
+    channels: int = 8  # of the first stage
+    cells: int = 1  # in each stage
+
+    def build(self, input_shape: tuple[int, int, int], classes: int) -> NASBench201:
+        """The space for images of this shape."""
+        return NASBench201(channels=self.channels, cells=self.cells, input_shape=input_shape, classes=classes)
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """Optax chain: clipping, Adam or SGD with momentum, decoupled weight decay, warm-up, cosine to 0."""
+
+    name: Literal["adam", "sgd"] = "adam"
+    learning_rate: float = 3e-3  # peak
+    warmup: int = 100  # steps of linear warm-up
+    clip: float = 5.0  # global gradient norm
+    weight_decay: float = 1e-5  # decoupled, times the learning rate
+    momentum: float = 0.9  # of sgd
+
+    def __post_init__(self) -> None:
+        if not self.learning_rate > 0:
+            raise ValueError(f"OptimizerConfig.learning_rate={self.learning_rate}: must be positive")
+        if not self.clip > 0:
+            raise ValueError(f"OptimizerConfig.clip={self.clip}: must be positive; use a large number for no clipping")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """One training run. Expected of the default: 8,000 steps in about 4 minutes on two CPU cores."""
+
+    space: SpaceConfig = SpaceConfig()
+    data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig(crop=1, flip=True)
+    ghn: GHNConfig = GHNConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    steps: int = 8000  # optimiser steps
+    batch: int = 64  # images a step
+    meta_batch: int = 1  # architectures a step, all on the same images
+    sampling: Literal["uniform", "large"] = "uniform"  # "large": the larger of two draws
+    held_out: float = 0.1  # share of the space's isomorphism classes that training never sees
+    held_out_seed: int = 0  # which share
+    seed: int = 0  # of initialisation, batches, architectures, augmentation
+    log_every: int = 50  # steps between lines of metrics, and between checks for NaN
+    checkpoint_every: int = 1000  # steps
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "meta_batch", "log_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"TrainConfig.{name}={getattr(self, name)}: must be at least 1")
+        if not 0 <= self.held_out < 1:
+            raise ValueError(f"TrainConfig.held_out={self.held_out}: a share in [0, 1)")

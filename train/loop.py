@@ -1,0 +1,138 @@
+"""The training loop of the command line: one caller of `train_step`, with checkpoints, metrics and a progress display."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ghn.api import Hypernetwork, Preprocessing
+from ghn.checkpoint import load_training, save_run, steps_of
+from train.batches import BatchStream
+from train.config import TrainConfig
+from train.data import Splits, check_provenance, load
+from train.metrics import MetricsWriter, TrainingProgress
+from train.optimizer import make_optimizer
+from train.step import TrainState, init_state, train_step
+
+
+class RunError(ValueError):
+    """A run that cannot start or go on; the message names what and the way out."""
+
+
+def train(config: TrainConfig, run: Path, tensorboard: bool = False) -> Hypernetwork:
+    """Trains a hypernetwork into the folder `run`, continuing at its last checkpoint if there is one.
+
+    Files: config.json, metrics.jsonl, checkpoints/<step>/.
+
+    Raises:
+        RunError: the folder belongs to another run or cannot be written; the loss stopped being finite (the last good
+            checkpoint is kept).
+        DataError: the data cannot be read.
+    """
+    splits = load(config.data)
+    _claim(run, config, splits)
+    hypernetwork = make_hypernetwork(config, splits)
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    state = init_state(hypernetwork, optimizer)
+    finished = steps_of(run)
+    if finished:
+        state = _restore(run, finished[-1], state)
+    start = int(state.step)
+    stream = BatchStream(config, hypernetwork, splits.train)
+    step_fn = jax.jit(functools.partial(train_step, hypernetwork.definition, optimizer))
+    good, pending = state, []
+    with MetricsWriter(run, start, tensorboard) as writer, TrainingProgress(start, config.steps) as progress:
+        for step, batch in zip(range(start, config.steps), stream.iterate(start, config.steps), strict=True):
+            state, metrics = step_fn(state, batch)
+            pending.append(metrics)
+            done = step + 1
+            if done % config.log_every == 0 or done == config.steps or done % config.checkpoint_every == 0:
+                means = {name: float(np.mean([metrics[name] for metrics in pending])) for name in pending[0]}
+                pending = []
+                if not all(math.isfinite(value) for value in means.values()):
+                    _save(run, hypernetwork, good)
+                    raise RunError(
+                        f"{run}: the loss is not finite between steps {int(good.step)} and {done} ({means}); "
+                        f"checkpoint {int(good.step)} holds the last good state. Lower optimizer.learning-rate "
+                        f"(now {config.optimizer.learning_rate:g}) or optimizer.clip and start a new run"
+                    )
+                good = state
+                writer.write(done, means)
+                progress.update(done, means)
+            if done % config.checkpoint_every == 0 or done == config.steps:
+                _save(run, hypernetwork, state)
+    return dataclasses.replace(hypernetwork, parameters=state.parameters, step=int(state.step))
+
+
+def make_hypernetwork(config: TrainConfig, splits: Splits) -> Hypernetwork:
+    """The untrained hypernetwork of a configuration on its data."""
+    train_split = splits.train
+    space = config.space.build(train_split.images.shape[1:], train_split.classes)
+    preprocessing = Preprocessing(train_split.mean, train_split.std, train_split.class_names)
+    return dataclasses.replace(Hypernetwork.create(space, config.ghn, config.seed), preprocessing=preprocessing)
+
+
+def _claim(run: Path, config: TrainConfig, splits: Splits) -> None:
+    """Records the configuration in the run's folder, or checks that the folder belongs to this very run."""
+    own = json.loads(json.dumps({"config": dataclasses.asdict(config), "provenance": dict(splits.provenance)}))
+    path = run / "config.json"
+    try:
+        if path.exists():
+            recorded = json.loads(path.read_text())
+            check_provenance(own["provenance"], recorded["provenance"])
+            differing = _differences(recorded["config"], own["config"])
+            if differing:
+                raise RunError(
+                    f"{run}: belongs to another run ({'; '.join(differing)}); choose another --out or delete the folder"
+                )
+        elif run.exists() and any(run.iterdir()):
+            raise RunError(f"{run}: is not empty and holds no run; choose another --out")
+        else:
+            run.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(own, indent=2) + "\n")
+    except OSError as error:
+        raise RunError(f"{run}: cannot be written ({error}); choose a folder on a writable disk with room") from error
+    except json.JSONDecodeError as error:
+        raise RunError(f"{path}: is damaged ({error}); delete the folder or choose another --out") from error
+
+
+def _differences(recorded: dict[str, Any], own: dict[str, Any], prefix: str = "") -> list[str]:
+    """The fields that differ, as "name was X, is Y"."""
+    result = []
+    for name in sorted(set(recorded) | set(own)):
+        before, now = recorded.get(name), own.get(name)
+        if isinstance(before, dict) and isinstance(now, dict):
+            result += _differences(before, now, f"{prefix}{name}.")
+        elif before != now:
+            result.append(f"{prefix}{name} was {before!r}, is {now!r}")
+    return result
+
+
+def _training_tree(state: TrainState) -> dict[str, Any]:
+    return {"optimizer_state": state.optimizer_state, "step": state.step}
+
+
+def _save(run: Path, hypernetwork: Hypernetwork, state: TrainState) -> None:
+    current = dataclasses.replace(hypernetwork, parameters=state.parameters, step=int(state.step))
+    if current.step in steps_of(run):
+        return
+    try:
+        save_run(run, current, _training_tree(state))
+    except OSError as error:
+        kept = steps_of(run)
+        raise RunError(
+            f"{run}: checkpoint {current.step} cannot be written ({error}); "
+            f"{f'checkpoint {kept[-1]} is kept' if kept else 'there is none yet'}. Make room and run the same command again"
+        ) from error
+
+
+def _restore(run: Path, step: int, state: TrainState) -> TrainState:
+    parameters, training = load_training(run, step, state.parameters, _training_tree(state))
+    return TrainState(parameters, training["optimizer_state"], training["step"])

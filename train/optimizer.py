@@ -1,0 +1,20 @@
+"""The optimiser of a run."""
+
+from __future__ import annotations
+
+import optax
+
+from train.config import OptimizerConfig
+
+
+def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """Clipping, Adam or SGD, decoupled weight decay, warm-up and cosine over `steps` steps."""
+    warmup = min(config.warmup, max(steps // 10, 1))
+    schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, max(steps, warmup + 1))
+    direction = optax.scale_by_adam() if config.name == "adam" else optax.trace(config.momentum)
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip),
+        direction,
+        optax.add_decayed_weights(config.weight_decay),
+        optax.scale_by_learning_rate(schedule),
+    )
