@@ -14,7 +14,7 @@ Shape letters: B batch, H height, W width, C channels, E steps (edges) of a cell
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from architectures.layers import Layers
 from architectures.ops import Op
 from architectures.switch import run_op, switch_op
 
-Observe = Callable[[Array], Array]  # [B, H, W, C] input of a ReLU -> anything that can be summed over ReLUs
+Observe = Callable[[Array], Array]  # [B, H, W, C] input of a ReLU -> an array that is summed over ReLUs
 
 
 class Plan(NamedTuple):
@@ -68,11 +68,14 @@ def run_stage(
         The output [B, H, W, C] and the sum of observations (0.0 without `observe`).
     """
     rectifies = jnp.array([op.rectifies for op in plan.ops])
-    nothing: Any = 0.0
+    nothing: Array | float = 0.0
     if observe is not None:
-        nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(observe, x))
+        observation = jax.eval_shape(observe, x)
+        nothing = jnp.zeros(observation.shape, observation.dtype)
 
-    def cell(carry: tuple[Array, Any], slot_E: dict[str, Array]) -> tuple[tuple[Array, Any], None]:
+    def cell(
+        carry: tuple[Array, Array | float], slot_E: dict[str, Array]
+    ) -> tuple[tuple[Array, Array | float], None]:
         x, total = carry
         bank = plan.bank(x)
         for step, (read, write) in enumerate(plan.wiring):

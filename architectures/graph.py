@@ -33,7 +33,7 @@ ATTRIBUTES = (
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where a leaf lies in the fixed slot layout of its space: `layout[group]`, row `slot`, as the group's `variant`."""
+    """Where a leaf lies in the slot layout of its space: `layout[group]`, row `slot`, as the group's `variant`."""
 
     group: str
     slot: int
@@ -96,6 +96,8 @@ class ArchGraph:
             )
         if self.steps is None:
             object.__setattr__(self, "steps", self.levels)
+        elif self.steps.shape != (self.nodes,):
+            raise ValueError(f"ArchGraph.steps: shape {self.steps.shape}, expected ({self.nodes},)")
         elif (self.steps[self.edges[:, 0]] >= self.steps[self.edges[:, 1]]).any():
             raise ValueError("ArchGraph.steps: every edge must lead to a later step")
         for row in self.parameters:
@@ -192,10 +194,17 @@ class GraphBuilder:
 
     def node(self, op: str, inputs: Sequence[int], step: int | None = None, **attributes: float) -> int:
         """Adds a node that reads `inputs` (ids of earlier nodes), one step after the last of them unless `step` says
-        otherwise; returns its id."""
+        otherwise; returns its id.
+
+        Raises:
+            ValueError: an attribute that is not in ATTRIBUTES, or an input that is no earlier node.
+        """
         unknown = set(attributes) - set(ATTRIBUTES)
         if unknown:
             raise ValueError(f"node {op!r}: unknown attributes {sorted(unknown)}; known: {', '.join(ATTRIBUTES)}")
+        for source in inputs:
+            if not 0 <= source < len(self._ops):
+                raise ValueError(f"node {op!r}: input {source} is no earlier node; there are {len(self._ops)}")
         self._ops.append(op)
         self._steps.append(max((self._steps[i] + 1 for i in inputs), default=0) if step is None else step)
         self._attributes.append({"position": 0.0, **attributes})

@@ -32,10 +32,19 @@ class Layers:
             "plain" leaves them to JAX.
         statistics_rows: batch normalisation takes its moments from the first so many rows of the batch (the whole
             batch when None). Rows after them are normalised by statistics that they did not enter.
+
+    Raises:
+        ValueError: an unknown gradient, or fewer than 1 statistics row.
     """
 
     gradient: Literal["canonical", "plain"] = "canonical"
     statistics_rows: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.gradient not in ("canonical", "plain"):
+            raise ValueError(f"Layers.gradient={self.gradient!r}: use 'canonical' or 'plain'")
+        if self.statistics_rows is not None and self.statistics_rows < 1:
+            raise ValueError(f"Layers.statistics_rows={self.statistics_rows}: must be at least 1, or None for all rows")
 
     def conv(self, x_BHWI: Array, kernel: Array, stride: int = 1, dilation: int = 1) -> Array:
         """Convolution with 'SAME' padding; `kernel` is [kh, kw, I, O]; returns [B, ceil(H / stride), ..., O]."""
@@ -51,7 +60,7 @@ class Layers:
         flat = rows.reshape(-1, rows.shape[-1])
         average = jnp.full((flat.shape[0],), 1.0 / flat.shape[0], flat.dtype)
         mean_C = average @ flat
-        variance_C = jnp.maximum(average @ jnp.square(flat) - jnp.square(mean_C), 0.0)
+        variance_C = average @ jnp.square(flat - mean_C)
         gain_C = scale_C * lax.rsqrt(variance_C + BATCH_NORM_EPSILON)
         return x_BHWC * gain_C + (bias_C - mean_C * gain_C)
 
@@ -64,7 +73,7 @@ class Layers:
         height, width, channels = x_BHWC.shape[1:]
         padded = jnp.pad(x_BHWC, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
         blocks = padded.reshape(-1, (height + 1) // 2, 2, (width + 1) // 2, 2, channels).sum((2, 4))
-        return blocks / _block_counts(height, width)
+        return blocks / _block_counts(height, width).astype(x_BHWC.dtype)
 
 
 @functools.cache
@@ -89,11 +98,11 @@ def _sum_3x3(x_BHWC: Array) -> Array:
 
 @jax.custom_vjp
 def _avg_pool_3x3(x_BHWC: Array) -> Array:
-    return _sum_3x3(x_BHWC) / _neighbour_counts(*x_BHWC.shape[1:3])
+    return _sum_3x3(x_BHWC) / _neighbour_counts(*x_BHWC.shape[1:3]).astype(x_BHWC.dtype)
 
 
 def _avg_pool_3x3_backward(_: None, g_BHWC: Array) -> tuple[Array]:
-    return (_sum_3x3(g_BHWC / _neighbour_counts(*g_BHWC.shape[1:3])),)
+    return (_sum_3x3(g_BHWC / _neighbour_counts(*g_BHWC.shape[1:3]).astype(g_BHWC.dtype)),)
 
 
 _avg_pool_3x3.defvjp(lambda x: (_avg_pool_3x3(x), None), _avg_pool_3x3_backward)

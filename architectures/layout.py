@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from architectures.graph import ArchGraph
+from architectures.graph import ArchGraph, Place
 from architectures.ops import Leaf, Role
 from architectures.switch import cut
 
@@ -69,13 +69,17 @@ class Occupancy:
 
 
 def occupancy(layout: Layout, graph: ArchGraph) -> dict[str, Occupancy]:
-    """The occupancy of every group by the parameters of `graph`."""
+    """The occupancy of every group by the parameters of `graph`.
+
+    Raises:
+        ValueError: a parameter whose place is not in the layout, or is another leaf's.
+    """
     result = {
         name: Occupancy(np.zeros(g.slots, np.int32), np.zeros(g.slots, np.int32), np.zeros(g.slots, np.bool_))
         for name, g in layout.items()
     }
     for row in graph.parameters:
-        if row.place is None or row.place.group not in result:
+        if row.place is None or not _fits(layout, row.place, row.leaf):
             raise ValueError(
                 f"parameter {'/'.join(row.path)} has no slot in this space's layout; "
                 "the graph was made by another space or by tracing"
@@ -85,6 +89,17 @@ def occupancy(layout: Layout, graph: ArchGraph) -> dict[str, Occupancy]:
         group.variant[row.place.slot] = row.place.variant
         group.used[row.place.slot] = True
     return result
+
+
+def _fits(layout: Layout, place: Place, leaf: Leaf) -> bool:
+    """Whether the layout has this place, for this very leaf."""
+    group = layout.get(place.group)
+    return (
+        group is not None
+        and 0 <= place.slot < group.slots
+        and 0 <= place.variant < len(group.variants)
+        and group.variants[place.variant] == leaf
+    )
 
 
 def initial_scale(leaf: Leaf) -> float:

@@ -47,7 +47,7 @@ def run_op(op: Op, layers: Layers, slot: SlotWeights, x: Array) -> Array:
 def _forward(
     ops: Sequence[Op], layers: Layers, index: Array, slot: SlotWeights, x: Array, save: bool
 ) -> tuple[Array, Array]:
-    """Output of `ops[index]` and, with `save`, that of its linear part (both shaped as x; zeros where there is none)."""
+    """Output of `ops[index]` and, with `save`, that of its linear part; both shaped as x, zeros where there is none."""
 
     def branch(op: Op, slot: SlotWeights, x: Array) -> tuple[Array, Array]:
         weights = op_weights(op, slot, x.shape[-1])

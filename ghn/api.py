@@ -53,6 +53,7 @@ class Hypernetwork:
         parameters: its learned state.
         preprocessing: of the images that it was trained on.
         step: training steps behind it.
+        held_out: (share, seed) of the isomorphism classes that it was not trained on, as `space.held_out` takes them.
     """
 
     space: SearchSpace[Any]
@@ -60,6 +61,7 @@ class Hypernetwork:
     parameters: Parameters
     preprocessing: Preprocessing = Preprocessing()
     step: int = 0
+    held_out: tuple[float, int] = (0.0, 0)
 
     @classmethod
     def create(cls, space: SearchSpace[Any], config: GHNConfig = GHNConfig(), seed: int = 0) -> Hypernetwork:
@@ -88,6 +90,10 @@ class Hypernetwork:
     def vocabulary(self) -> Mapping[str, int]:
         """Op name -> id of its embedding."""
         return vocabulary_ids(self.space.op_names)
+
+    def unseen(self, architecture: Any) -> bool:
+        """Whether the architecture's isomorphism class was kept out of training."""
+        return self.space.held_out(architecture, *self.held_out)
 
     @property
     def parameter_count(self) -> int:

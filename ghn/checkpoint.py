@@ -43,6 +43,7 @@ def describe(hypernetwork: Hypernetwork) -> dict[str, Any]:
         "vocabulary": list(hypernetwork.space.op_names),
         "preprocessing": dataclasses.asdict(hypernetwork.preprocessing),
         "step": hypernetwork.step,
+        "held_out": list(hypernetwork.held_out),
     }
 
 
@@ -139,7 +140,9 @@ def _empty(where: str, description: Mapping[str, Any], space: SearchSpace[Any] |
     config = GHNConfig(**description["config"])
     abstract = nnx.eval_shape(lambda: GHN(config, space, rngs=nnx.Rngs(0)))
     preprocessing = Preprocessing(**{key: tuple(value) for key, value in description["preprocessing"].items()})
-    return Hypernetwork(space, config, nnx.state(abstract, nnx.Param), preprocessing, description["step"])
+    share, seed = description["held_out"]
+    state = nnx.state(abstract, nnx.Param)
+    return Hypernetwork(space, config, state, preprocessing, description["step"], (share, seed))
 
 
 def save_run(run: Path, hypernetwork: Hypernetwork, training: Any) -> None:

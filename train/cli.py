@@ -77,8 +77,9 @@ def target(config: Annotated[TargetConfig, tyro.conf.arg(name="")], out: Path = 
 
 def run_command(commands: dict[str, Callable[..., None]], description: str) -> None:
     """Runs the subcommand on the command line; bad input ends with one clear line and exit code 2."""
-    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "graph-hypernetwork" / "jax"))
-    jax.config.update("jax_compilation_cache_dir", cache)
+    cache = Path.home() / ".cache" / "graph-hypernetwork" / "jax"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))  # processes started from here share it
+    jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
     try:
         tyro.extras.subcommand_cli_from_dict(commands, description=description)
     except (ValueError, OSError) as error:

@@ -26,10 +26,16 @@ class RunError(ValueError):
     """A run that cannot start or go on; the message names what and the way out."""
 
 
-def train(config: TrainConfig, run: Path, tensorboard: bool = False) -> Hypernetwork:
+def train(config: TrainConfig, run: Path, tensorboard: bool = False, show: bool = True) -> Hypernetwork:
     """Trains a hypernetwork into the folder `run`, continuing at its last checkpoint if there is one.
 
     Files: config.json, metrics.jsonl, checkpoints/<step>/.
+
+    Args:
+        config: the run.
+        run: its folder.
+        tensorboard: also write TensorBoard events.
+        show: a live progress display on the terminal.
 
     Raises:
         RunError: the folder belongs to another run or cannot be written; the loss stopped being finite (the last good
@@ -48,7 +54,7 @@ def train(config: TrainConfig, run: Path, tensorboard: bool = False) -> Hypernet
     stream = BatchStream(config, hypernetwork, splits.train)
     step_fn = jax.jit(functools.partial(train_step, hypernetwork.definition, optimizer))
     good, pending = state, []
-    with MetricsWriter(run, start, tensorboard) as writer, TrainingProgress(start, config.steps) as progress:
+    with MetricsWriter(run, start, tensorboard) as writer, TrainingProgress(start, config.steps, show) as progress:
         for step, batch in zip(range(start, config.steps), stream.iterate(start, config.steps), strict=True):
             state, metrics = step_fn(state, batch)
             pending.append(metrics)
@@ -76,7 +82,11 @@ def make_hypernetwork(config: TrainConfig, splits: Splits) -> Hypernetwork:
     train_split = splits.train
     space = config.space.build(train_split.images.shape[1:], train_split.classes)
     preprocessing = Preprocessing(train_split.mean, train_split.std, train_split.class_names)
-    return dataclasses.replace(Hypernetwork.create(space, config.ghn, config.seed), preprocessing=preprocessing)
+    return dataclasses.replace(
+        Hypernetwork.create(space, config.ghn, config.seed),
+        preprocessing=preprocessing,
+        held_out=(config.held_out, config.held_out_seed),
+    )
 
 
 def _claim(run: Path, config: TrainConfig, splits: Splits) -> None:

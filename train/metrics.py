@@ -57,14 +57,15 @@ def _step(line: str) -> float:
 class TrainingProgress:
     """A live line: loss, accuracy, steps a second, time left."""
 
-    def __init__(self, start: int, steps: int, console: Console | None = None) -> None:
+    def __init__(self, start: int, steps: int, show: bool = True) -> None:
         self._progress = Progress(
             TextColumn("training"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[shown]}"),
             TimeRemainingColumn(),
-            console=console or Console(stderr=True),
+            console=Console(stderr=True),
+            disable=not show,
         )
         self._task = self._progress.add_task("training", total=steps, completed=start, shown="compiling")
         self._since, self._start = time.perf_counter(), start

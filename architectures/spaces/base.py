@@ -116,8 +116,9 @@ class SearchSpace(abc.ABC, Generic[Architecture]):
 
     def apply(self, weights: Weights, architecture: Architecture, images: Array) -> Array:
         """Logits [B, classes] of images [B, H, W, C], compiled once for all architectures of the space."""
-        if tuple(images.shape[1:]) != tuple(self.input_shape):
-            raise ValueError(f"images: shape {images.shape}, this space takes [B, {', '.join(map(str, self.input_shape))}]")
+        if tuple(images.shape[1:]) != self.input_shape:
+            sizes = ", ".join(map(str, self.input_shape))
+            raise ValueError(f"images: shape {images.shape}, this space takes [B, {sizes}]")
         if weights.space != self:
             raise ValueError(f"weights: made for {weights.space}, not for {self}")
         return _apply(self, weights.arrays, self.encode(architecture), images)

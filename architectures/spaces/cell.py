@@ -17,9 +17,17 @@ from architectures.executor import Observe, Plan, run_stage, run_stage_static
 from architectures.graph import ArchGraph, GraphBuilder
 from architectures.layers import Layers
 from architectures.layout import Layout, WeightArrays
-from architectures.ops import Op
+from architectures.ops import CONV_3X3, NONE, SKIP, Op
 from architectures.spaces import skeleton
 from architectures.spaces.base import Encoding, SearchSpace
+
+# Names with a meaning of their own, and the only op that may carry each as a candidate (None: no op may).
+RESERVED: dict[str, Op | None] = {
+    **dict.fromkeys(skeleton.FIXED_OPS),
+    CONV_3X3.name: CONV_3X3,
+    NONE.name: NONE,
+    SKIP.name: SKIP,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +66,9 @@ class CellSpace(SearchSpace[Cell]):
         stages: number of stages.
         nodes: nodes of a cell, its input and output included.
         ops: the candidates of an edge.
+
+    Raises:
+        ValueError: a field out of range, or an op whose name is taken or cannot be written in a cell's text.
     """
 
     name: ClassVar[str] = "cell"
@@ -75,21 +86,29 @@ class CellSpace(SearchSpace[Cell]):
             if getattr(self, field) < 1:
                 raise ValueError(f"{type(self).__name__}.{field}={getattr(self, field)}: must be at least 1")
         if self.nodes < 2:
-            raise ValueError(f"{type(self).__name__}.nodes={self.nodes}: a cell has an input and an output, so at least 2")
-        if len(self.input_shape) != 3 or min(self.input_shape) < 1:
-            raise ValueError(f"{type(self).__name__}.input_shape={self.input_shape}: give (height, width, channels)")
-        if self.input_shape[0] != self.input_shape[1]:
-            raise ValueError(f"{type(self).__name__}.input_shape={self.input_shape}: images must be square")
+            raise ValueError(f"{type(self).__name__}.nodes={self.nodes}: must be at least 2, the input and the output")
+        shape = self.input_shape
+        if not isinstance(shape, tuple) or not all(isinstance(size, int) for size in shape):
+            raise ValueError(f"{type(self).__name__}.input_shape={shape!r}: must be a tuple of ints")
+        if len(shape) != 3 or min(shape) < 1:
+            raise ValueError(f"{type(self).__name__}.input_shape={shape}: give (height, width, channels)")
+        if shape[0] != shape[1]:
+            raise ValueError(f"{type(self).__name__}.input_shape={shape}: images must be square")
         names = [op.name for op in self.ops]
         if not names or len(set(names)) != len(names):
             raise ValueError(f"{type(self).__name__}.ops={names}: give at least one op, each name once")
+        for op in self.ops:
+            if not re.fullmatch(r"[^|~+]+", op.name):
+                raise ValueError(f"{type(self).__name__}.ops: {op.name!r} must be a name without |, ~ and +")
+            if op.name in RESERVED and op != RESERVED[op.name]:
+                raise ValueError(f"{type(self).__name__}.ops: {op.name!r} is the name of another op; rename yours")
 
     @functools.cached_property
     def wiring(self) -> tuple[tuple[int, int], ...]:
         """(source, target) node of every edge, in the order of `Cell.edges`."""
         return tuple((source, target) for target in range(1, self.nodes) for source in range(target))
 
-    @property
+    @functools.cached_property
     def choices(self) -> tuple[str, ...]:
         """Names of the candidate ops of an edge."""
         return tuple(op.name for op in self.ops)
@@ -158,7 +177,7 @@ class CellSpace(SearchSpace[Cell]):
         edges = []
         for target, node in enumerate(nodes, start=1):
             if not re.fullmatch(r"\|([^|~+]+~\d+\|)+", node):
-                raise ValueError(f"architecture {text!r}: cannot read node {target}, {node!r}; write it as in {example}")
+                raise ValueError(f"architecture {text!r}: cannot read node {target}, {node!r}, as in {example}")
             parts = [part.split("~") for part in node.strip("|").split("|")]
             if [int(source) for _, source in parts] != list(range(target)):
                 raise ValueError(f"architecture {text!r}: node {target} must read nodes 0 to {target - 1} in order")
@@ -176,6 +195,7 @@ class CellSpace(SearchSpace[Cell]):
 
         This is the equivalence under which NAS-Bench-201 counts 6,466 classes (Dong & Yang 2020, section 2).
         """
+        self._check(architecture)
         expressions = ["0"]
         edges = iter(architecture.edges)
         for target in range(1, self.nodes):
@@ -191,6 +211,7 @@ class CellSpace(SearchSpace[Cell]):
 
     def connected(self, architecture: Cell) -> bool:
         """Whether a path without "none" leads from the cell's input to its output."""
+        self._check(architecture)
         reached = {0}
         for (source, target), op in zip(self.wiring, architecture.edges, strict=True):
             if source in reached and op != "none":
@@ -218,7 +239,7 @@ class CellSpace(SearchSpace[Cell]):
 
     def _check(self, cell: Cell) -> None:
         if len(cell.edges) != len(self.wiring):
-            raise ValueError(f"architecture {cell}: {len(cell.edges)} edges, this space has {len(self.wiring)}")
+            raise ValueError(f"architecture: {len(cell.edges)} edges, this space has {len(self.wiring)}: {cell.edges}")
         for op in cell.edges:
             if op not in self.choices:
                 raise ValueError(f"architecture {cell}: unknown op {op!r}; the space has {', '.join(self.choices)}")

@@ -27,13 +27,17 @@ def from_settings(values: Mapping[str, Any]) -> SearchSpace[Any]:
     """Rebuilds a space of this package from `settings`.
 
     Raises:
-        ValueError: the name is unknown, or the ops are not the space's own (a user's own space cannot be rebuilt from
-            text: pass the object itself).
+        ValueError: the name or a field is unknown, or the ops are not the space's own (a user's own space cannot be
+            rebuilt from text: pass the object itself).
     """
     name = values.get("name")
     if name not in SPACES:
         raise ValueError(f"space {name!r}: not one of {', '.join(SPACES)}; pass your own space object as space=...")
     fields = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items() if key != "name"}
+    known = [field.name for field in dataclasses.fields(SPACES[name])]  # type: ignore[arg-type]
+    unknown = sorted(set(fields) - set(known))
+    if unknown:
+        raise ValueError(f"space {name!r}: unknown settings {', '.join(unknown)}; known: {', '.join(known)}")
     ops = fields.pop("ops", None)
     space = SPACES[name](**fields)
     own = settings(space).get("ops")

@@ -1,0 +1,75 @@
+"""Scores of architectures under generated weights: the one-shot evaluator.
+
+Batch normalisation uses the statistics of the images that are scored, as in training; no labels enter them.
+
+Shape letters: A architectures.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+from jax import Array
+from numpy.typing import NDArray
+
+from ghn.api import Hypernetwork, Parameters
+from ghn.features import stack_inputs
+from train.data import Dataset, check_images, check_labels
+from train.step import Batch, Definition, evaluate_weights
+
+CHUNK = 16  # architectures that one call of the compiled program scores
+
+
+class Scores(NamedTuple):
+    """[A] mean cross-entropies in nats and accuracies as shares of 1, with generated weights."""
+
+    train_loss: NDArray[np.float64]
+    train_accuracy: NDArray[np.float64]
+    score_loss: NDArray[np.float64]
+    score_accuracy: NDArray[np.float64]
+
+
+class Scorer:
+    """Scores any number of architectures on fixed images, with one compilation."""
+
+    def __init__(self, hypernetwork: Hypernetwork, train: Dataset, score: Dataset, images: int = 1000) -> None:
+        """Takes the first `images` images of both splits (all, where there are fewer).
+
+        Raises:
+            DataError: images or labels that do not fit the hypernetwork's space.
+        """
+        self._hypernetwork = hypernetwork
+        self._splits = []
+        for name, split in (("train", train), ("score", score)):
+            x, y = split.images[:images], split.labels[:images]
+            check_images(x, hypernetwork.space.input_shape, f"{name} images")
+            check_labels(y, hypernetwork.space.classes, f"{name} labels")
+            self._splits.append((jax.device_put(x), jax.device_put(y)))
+
+    def __call__(self, architectures: Sequence[Any]) -> Scores:
+        """Losses and accuracies of every architecture."""
+        chunks = [self._chunk(architectures[start : start + CHUNK]) for start in range(0, len(architectures), CHUNK)]
+        return Scores(*(np.concatenate(columns).astype(np.float64) for columns in zip(*chunks, strict=True)))
+
+    def _chunk(self, architectures: Sequence[Any]) -> list[NDArray[np.float32]]:
+        hypernetwork, space = self._hypernetwork, self._hypernetwork.space
+        filled = [*architectures, *[architectures[-1]] * (CHUNK - len(architectures))]
+        graphs = stack_inputs([hypernetwork.inputs(space.graph(architecture)) for architecture in filled])
+        encodings = stack_inputs([space.encode(architecture) for architecture in filled])
+        columns = []
+        for images, labels in self._splits:
+            batch = Batch(images, labels, graphs, encodings)
+            columns += _score(hypernetwork.definition, hypernetwork.parameters, batch)
+        return [np.asarray(column)[: len(architectures)] for column in columns]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _score(definition: Definition, parameters: Parameters, batch: Batch) -> tuple[Array, Array]:
+    module = nnx.merge(definition, parameters)
+    weights_A = jax.vmap(module)(batch.graphs)
+    return evaluate_weights(module.space, weights_A, batch.encodings, batch.images, batch.labels)
