@@ -73,9 +73,7 @@ def run_stage(
         observation = jax.eval_shape(observe, x)
         nothing = jnp.zeros(observation.shape, observation.dtype)
 
-    def cell(
-        carry: tuple[Array, Array | float], slot_E: dict[str, Array]
-    ) -> tuple[tuple[Array, Array | float], None]:
+    def cell(carry: tuple[Array, Array | float], slot_E: dict[str, Array]) -> tuple[tuple[Array, Array | float], None]:
         x, total = carry
         bank = plan.bank(x)
         for step, (read, write) in enumerate(plan.wiring):

@@ -6,6 +6,7 @@ Shape letters: S slots of a group.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -122,11 +123,15 @@ def initialise(layout: Layout, key: Array, variants: Mapping[str, Array]) -> Wei
         key: PRNG key.
         variants: group name -> [S] variant of each slot (decides its fan-in).
     """
+    sizes = {name: group.slots * math.prod(group.shape) for name, group in layout.items()}
+    # One draw for all groups: as many draws as groups would take 10 times longer to compile.
+    keys = jax.random.split(key, len(layout))
+    noise = jax.vmap(lambda subkey: jax.random.normal(subkey, (max(sizes.values()),)))(keys)
     arrays = {}
-    for (name, group), subkey in zip(layout.items(), jax.random.split(key, len(layout)), strict=True):
+    for (name, group), drawn in zip(layout.items(), noise, strict=True):
         scales = jnp.array([initial_scale(leaf) for leaf in group.variants])[variants[name]]
-        noise = jax.random.normal(subkey, (group.slots, *group.shape))
-        arrays[name] = initial_mean(group.variants[0]) + noise * scales.reshape(-1, *[1] * len(group.shape))
+        unit = drawn[: sizes[name]].reshape(group.slots, *group.shape)
+        arrays[name] = initial_mean(group.variants[0]) + unit * scales.reshape(-1, *[1] * len(group.shape))
     return arrays
 
 

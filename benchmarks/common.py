@@ -88,7 +88,9 @@ def peak_mb() -> float:
 # --------------------------------------------------------------------------------------------------------- reporting
 
 
-def finish(name: str, results: dict[str, Any], header: Sequence[str], rows: Rows, notes: Sequence[str], out: Path) -> None:
+def finish(
+    name: str, results: dict[str, Any], header: Sequence[str], rows: Rows, notes: Sequence[str], seed: Any, out: Path
+) -> None:
     """Shows the table, writes NAME.json and NAME.md into `out`, prints the JSON as the last line of standard output.
 
     Args:
@@ -96,10 +98,11 @@ def finish(name: str, results: dict[str, Any], header: Sequence[str], rows: Rows
         results: the JSON values; what `context` tells is added under "context".
         header: the table's columns.
         rows: its cells.
-        notes: sentences below it, `results["context"]` excluded.
+        notes: sentences below it.
+        seed: of the benchmark, or several.
         out: folder, made if missing.
     """
-    results = {**results, "context": {**context(results.pop("seed", None))}}
+    results = {**results, "context": context(seed)}
     table = Table(*header, title=name)
     for row in rows:
         table.add_row(*row)
@@ -112,7 +115,7 @@ def finish(name: str, results: dict[str, Any], header: Sequence[str], rows: Rows
     print(json.dumps(results), flush=True)
 
 
-def context(seed: int | None) -> dict[str, Any]:
+def context(seed: Any) -> dict[str, Any]:
     """What a result depends on besides the code: no names of hosts, no paths."""
     return {
         "command": _command(),

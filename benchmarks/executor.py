@@ -108,7 +108,8 @@ def static_step(space: NASBench201, cell: Cell, form: Any) -> Step:
 
 def sample_connected(space: NASBench201, count: int, seed: int) -> list[Cell]:
     """Random cells whose output depends on their input."""
-    rng, cells = np.random.default_rng(seed), []
+    rng = np.random.default_rng(seed)
+    cells: list[Cell] = []
     while len(cells) < count:
         cell = space.sample(rng)
         if space.connected(cell) and cell not in cells:
@@ -125,7 +126,9 @@ def images_16(config: Config) -> tuple[Array, Array]:
 
 def ordinary_weights(space: NASBench201, cell: Cell, seed: int) -> WeightArrays:
     """He-initialised weights."""
-    variants = {name: filled.variant for name, filled in occupancy(space.layout, space.graph(cell)).items()}
+    variants = {
+        name: jnp.asarray(filled.variant) for name, filled in occupancy(space.layout, space.graph(cell)).items()
+    }
     return initialise(space.layout, jax.random.key(seed), variants)
 
 
@@ -163,7 +166,7 @@ def count_compilations(architectures: int, seed: int) -> dict[str, int]:
     """Compilations of `train.loop.train`, data, checkpoints and all, by the name of the program."""
     names: collections.Counter[str] = collections.Counter()
 
-    def listen(event: str, duration: float, **details: Any) -> None:
+    def listen(event: str, duration_secs: float, **details: str | int) -> None:
         if event == COMPILE_EVENT:
             names[str(details.get("fun_name", "unnamed"))] += 1
 
@@ -208,11 +211,14 @@ def report(config: Config, rows: list[Comparison], counts: dict[int, dict[str, i
         "architectures": [dataclasses.asdict(row) | {"ratio": row.ratio} for row in rows],
     }
     names = {str(count): names for count, names in counts.items()}
-    results = {"nasbench201": speed, "compilations": compilations, "compiled_programs": names, "seed": config.seed}
+    results = {"nasbench201": speed, "compilations": compilations, "compiled_programs": names}
     header = ("architecture", "executor ms", "plain ms", "canonical ms", "ratio", "logits differ", "gradients differ")
     cells = [
-        (f"`{row.architecture.replace('|', '/')}`", f"{row.executor:.2f}", f"{row.plain:.2f}", f"{row.canonical:.2f}")
-        + (f"{row.ratio:.3f}", f"{row.logits:.1e}", f"{row.gradients:.1e}")
+        (
+            f"`{row.architecture.replace('|', '/')}`",
+            *(f"{ms:.2f}" for ms in (row.executor, row.plain, row.canonical)),
+            *(f"{row.ratio:.3f}", f"{row.logits:.1e}", f"{row.gradients:.1e}"),
+        )
         for row in rows
     ]
     notes = [
@@ -220,9 +226,10 @@ def report(config: Config, rows: list[Comparison], counts: dict[int, dict[str, i
         f"(forward and backward, {config.channels} channels, 16x16, batch {config.batch}).",
         f"Largest difference of logits {speed['max_abs_difference']:.1e} (absolute), of gradients "
         f"{speed['max_relative_gradient_difference']:.1e} (relative to the largest of their group).",
-        f"Compilations of a whole training run: {compilations['2']} for 2 architectures, {compilations['200']} for 200.",
+        f"Compilations of a whole training run: {compilations['2']} for 2 architectures, "
+        f"{compilations['200']} for 200.",
     ]
-    common.finish("executor", results, header, cells, notes, config.out)
+    common.finish("executor", results, header, cells, notes, config.seed, config.out)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ class Config:
     quick: bool = False  # fewer passes
     out: Path = Path("benchmarks/results")  # folder for the results
     seed: int = 0  # of the run whose steps are timed
-    batches: int = 48  # different batches in a pass, each with its own random architectures
+    architectures: int = 48  # random ones in a pass, the same in every pass and for all parts; a multiple of 4
 
     @property
     def passes(self) -> int:
@@ -80,7 +80,7 @@ def measure(meta_batch: int, config: Config) -> dict[str, float]:
     splits = load(run.data)
     hypernetwork, optimizer = make_hypernetwork(run, splits), make_optimizer(run.optimizer, run.steps)
     stream = BatchStream(run, hypernetwork, splits.train)
-    batches = [stream[step] for step in range(config.batches)]
+    batches = [stream[step] for step in range(config.architectures // meta_batch)]
     step_fn = jax.jit(functools.partial(train_step, hypernetwork.definition, optimizer))
     state = init_state(hypernetwork, optimizer)
 
@@ -93,7 +93,7 @@ def measure(meta_batch: int, config: Config) -> dict[str, float]:
     jax.block_until_ready(steps())
     peak = common.peak_mb()  # before anything that training does not need is compiled
     parts = {"step": steps, **given_weights(hypernetwork, batches)}
-    return figures(common.interleaved(parts, config.passes), config.batches) | {"peak_mb": round(peak, 1)}
+    return figures(common.interleaved(parts, config.passes), len(batches)) | {"peak_mb": round(peak, 1)}
 
 
 def given_weights(hypernetwork: Hypernetwork, batches: list[Batch]) -> dict[str, Callable[[], Any]]:
@@ -135,21 +135,25 @@ def main(config: Config) -> None:
         results: dict[str, Any] = {f"m{size}": common.in_fresh_process(measure, size, config) for size in sizes}
     header = ("architectures a step", "steps/s", "step ms", "supernet part ms", "generation ms", "rest ms")
     rows = [
-        (name.removeprefix("m"), f"{values['steps_per_s']:.1f}")
-        + tuple(f"{values[key]:.2f}" for key in ("step_ms", "supernet_ms", "generation_ms", "rest_ms"))
-        + (f"{values['hypernetwork_share']:.1%}", f"{values['peak_mb']:,.0f}")
+        (
+            *(name.removeprefix("m"), f"{values['steps_per_s']:.1f}"),
+            *(f"{values[key]:.2f}" for key in ("step_ms", "supernet_ms", "generation_ms", "rest_ms")),
+            *(f"{values['hypernetwork_share']:.1%}", f"{values['peak_mb']:,.0f}"),
+        )
         for name, values in results.items()
     ]
     spread = statistics.mean(v["hypernetwork_share_high"] - v["hypernetwork_share_low"] for v in results.values())
     notes = [
-        f"Medians over {config.passes} passes of {config.batches} batches; step and parts take turns, pass by pass.",
-        "Supernet part: forward and backward pass of the networks, given their weights. Generation: weights from graphs "
-        "and the backward pass through that. Rest: optimiser and everything else. The hypernetwork's share is all but "
-        f"the supernet part; over single passes it spreads by {spread:.1%} on average.",
+        f"Medians over {config.passes} passes over {config.architectures} random architectures; step and parts "
+        "take turns, pass by pass.",
+        "Supernet part: forward and backward pass of the networks, given their weights. Generation: weights from "
+        "graphs and the backward pass through that. Rest: optimiser and everything else. The hypernetwork's share is "
+        f"all but the supernet part; over single passes it spreads by {spread:.1%} on average.",
         "Peak memory: resident, of a process that trains and does nothing else, compilation included.",
     ]
-    results["seed"] = config.seed
-    common.finish("train_step", results, (*header, "hypernetwork's share", "peak MB"), rows, notes, config.out)
+    common.finish(
+        "train_step", results, (*header, "hypernetwork's share", "peak MB"), rows, notes, config.seed, config.out
+    )
 
 
 if __name__ == "__main__":

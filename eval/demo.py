@@ -70,7 +70,9 @@ def demo(config: DemoConfig, out: Path, console: Console) -> Path:
     (out / "finalists.json").write_text(json.dumps(finals, indent=2) + "\n")
     groups(finals, "test accuracy from scratch, %", out / "finalists")
 
-    report = _write_report(config, out, hypernetwork, ranking, finals, scores, trained_seconds, time.perf_counter() - start)
+    report = _write_report(
+        config, out, hypernetwork, ranking, finals, scores, trained_seconds, time.perf_counter() - start
+    )
     console.print(rich_table(_final_rows(finals), "accuracy on test images, trained from scratch"))
     console.print(f"[bold]{report}[/]")
     return report
@@ -82,7 +84,9 @@ def _train_both(config: DemoConfig, out: Path) -> Hypernetwork:
     Both get the same number of steps and the same tuning; the supernet only has delta frozen at 0.
     """
     supernet = dataclasses.replace(config.train, ghn=dataclasses.replace(config.train.ghn, delta=False))
-    process = multiprocessing.get_context("spawn").Process(target=train, args=(supernet, out / "supernet", False, False))
+    process = multiprocessing.get_context("spawn").Process(
+        target=train, args=(supernet, out / "supernet", False, False)
+    )
     process.start()
     try:
         hypernetwork = train(config.train, out / "ghn")
@@ -91,7 +95,9 @@ def _train_both(config: DemoConfig, out: Path) -> Hypernetwork:
         raise
     process.join()
     if process.exitcode != 0:
-        raise ValueError(f"training the supernet in {out / 'supernet'} failed (exit code {process.exitcode}); see above")
+        raise ValueError(
+            f"training the supernet in {out / 'supernet'} failed (exit code {process.exitcode}); see above"
+        )
     return hypernetwork
 
 
@@ -152,8 +158,8 @@ def _write_report(
         ]
     parts += [
         "## Best, random, worst",
-        f"Trained from scratch for {config.protocol.epochs} epochs, {config.finalist_seeds} seeds each; accuracy on test "
-        "images that neither training nor scoring saw.",
+        f"Trained from scratch for {config.protocol.epochs} epochs, {config.finalist_seeds} seeds each; accuracy on "
+        "test images that neither training nor scoring saw.",
         "![finalists](finalists.png)",
         markdown_table(_final_rows(finals)),
         "With so few networks this is an illustration; the table above is the evidence."

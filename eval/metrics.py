@@ -4,10 +4,7 @@ Convention: `scores` [A] and `truth` [A] are floats, one per architecture, and h
 hidden: a method that ranks backwards gets a negative correlation. Every statistic here is better when higher, except
 `regret`. Non-finite values, unequal lengths and fewer than 3 rows raise ValueError naming the parameter.
 
-A bootstrap resample is held as the number of copies of each row, [R, A] for R resamples, and stands for the rows
-repeated so often in their original order. Ranks, tops and pair counts follow from the copies without building the rows:
-the concordance sum of a resample w, for example, is w' S w with S = sign(dx) * sign(dy), so that Kendall's tau of all
-resamples is one matrix product. Functions that start with an underscore and take `copies` work in that form.
+Bootstrap resamples are computed by the functions of `eval.resampling`.
 """
 
 import math
@@ -20,12 +17,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-Floats = NDArray[np.float64]
+from eval import resampling
+from eval.resampling import Floats
+
 Counts = NDArray[np.int64]
 Statistic = Callable[..., float]
 Classes = Sequence[Hashable] | NDArray[Any]
 
-_BLOCK = 1 << 22  # entries of one [resamples, rows] or [rows, rows] work array, so 32 MiB as float64
 _MOST_NAN = 0.05  # largest share of resamples on which a statistic may be undefined
 
 
@@ -58,122 +56,12 @@ def _positive(name: str, value: int, most: int | None = None) -> int:
     return value
 
 
-def _fraction_count(rows: Floats, fraction: float, least: int) -> Floats:
-    """Rows in a top fraction, rounded up; the small term keeps 0.1 * 30 from becoming 4 through rounding."""
-    return np.minimum(rows, np.maximum(least, np.ceil(fraction * rows - 1e-9)))
-
-
-# ---- resamples in the form of copies [R, A]
-
-
-def _positions(values: Floats, copies: Floats) -> tuple[NDArray[np.intp], Floats, Floats]:
-    """Tie groups of `values` from the highest down: group of each row [A], resampled rows before a group and in it
-    [R, G]."""
-    _, group = np.unique(-values, return_inverse=True)
-    order = np.argsort(group, kind="stable")
-    starts = np.flatnonzero(np.diff(group[order], prepend=-1))
-    inside = copies[:, order] if len(starts) == len(values) else np.add.reduceat(copies[:, order], starts, axis=1)
-    return group, np.cumsum(inside, axis=1) - inside, inside
-
-
-def _top(truth: Floats, copies: Floats, count: Floats) -> Floats:
-    """The copies [R, A] that belong to the true top `count` [R] of each resample; ties go to the earlier row."""
-    order = np.argsort(-truth, kind="stable")
-    ordered = copies[:, order]
-    kept = np.empty_like(copies)
-    kept[:, order] = np.clip(count[:, None] - (np.cumsum(ordered, axis=1) - ordered), 0, ordered)
-    return kept
-
-
-def _none_chosen(total: Floats, first: Floats, chosen: Floats) -> Floats:
-    """Probability that `chosen` of `total` rows, drawn without replacement, include none of `first` given ones:
-    C(total - first, chosen) / C(total, chosen). Arguments broadcast and hold whole numbers, chosen <= total."""
-    table = np.array([math.lgamma(i + 1.0) for i in range(int(np.max(total, initial=0)) + 1)])
-    left = (total - first).astype(np.intp)
-    whole, drawn = total.astype(np.intp), chosen.astype(np.intp)
-    log = table[left] - table[np.maximum(left - drawn, 0)] - (table[whole] - table[whole - drawn])
-    return np.where(left >= drawn, np.exp(log), 0.0)
-
-
-def _spearman(scores: Floats, truth: Floats, copies: Floats) -> Floats:
-    centred = []
-    for values in (scores, truth):
-        group, before, inside = _positions(values, copies)
-        ranks = (before + inside / 2)[:, group]  # average ranks up to a constant
-        centred.append(ranks - ((copies * ranks).sum(axis=1) / copies.sum(axis=1))[:, None])
-    x, y = centred
-    with np.errstate(invalid="ignore", divide="ignore"):
-        norm = np.sqrt((copies * x * x).sum(axis=1)) * np.sqrt((copies * y * y).sum(axis=1))
-        return np.asarray((copies * x * y).sum(axis=1) / norm)
-
-
-def _kendall(scores: Floats, truth: Floats, copies: Floats) -> Floats:
-    used = copies.any(axis=0)
-    scores, truth, copies = scores[used], truth[used], copies[:, used]
-    # Every entry of the product below is a whole number under 2**24 in size, so float32 is exact.
-    single = copies.astype(np.float32)
-    concordance = np.zeros(len(copies))
-    step = max(1, _BLOCK // len(scores))
-    for start in range(0, len(scores), step):
-        block = slice(start, start + step)
-        signs = np.ones((len(scores), len(scores[block])), dtype=np.int8)
-        for values in (scores, truth):
-            a, b = values[:, None], values[None, block]
-            signs *= (a > b).view(np.int8) - (a < b).view(np.int8)
-        concordance += ((single @ signs.astype(np.float32)) * copies[:, block]).sum(axis=1)
-    untied = [copies.sum(axis=1) ** 2 - (_positions(values, copies)[2] ** 2).sum(axis=1) for values in (scores, truth)]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(concordance / (np.sqrt(untied[0]) * np.sqrt(untied[1])))
-
-
-def _within_top(inner: Callable[..., Floats], fraction: float, scores: Floats, truth: Floats, copies: Floats) -> Floats:
-    """`inner` within the top fraction of each resample, the top being that of the resample itself."""
-    return inner(scores, truth, _top(truth, copies, _fraction_count(copies.sum(axis=1), fraction, 3)))
-
-
-def _precision(scores: Floats, truth: Floats, copies: Floats, k: int = 10, fraction: float | None = None) -> Floats:
-    rows = copies.sum(axis=1)
-    count = np.minimum(k, rows) if fraction is None else _fraction_count(rows, fraction, 1)
-    group, before, inside = _positions(scores, copies)
-    chosen = np.clip((count[:, None] - before) / np.maximum(inside, 1), 0, 1)[:, group]  # probability for each copy
-    return np.asarray((chosen * _top(truth, copies, count)).sum(axis=1) / count)
-
-
-def _regret(scores: Floats, truth: Floats, copies: Floats, k: int = 10) -> Floats:
-    order = np.lexsort((-truth, -scores))
-    scores, truth, copies = scores[order], truth[order], copies[:, order]
-    group, before, inside = _positions(scores, copies)
-    count = np.minimum(k, copies.sum(axis=1))[:, None]
-    sure = ((before + inside <= count)[:, group]) & (copies > 0)
-    best = np.where(sure, truth, -np.inf).max(axis=1)
-    # The tie group at the boundary gives a random `need` of its rows; the best of them is the first one drawn.
-    r, a = np.nonzero(((before < count) & (before + inside > count))[:, group] & (copies > 0))
-    size, need = inside[r, group[a]], count[r, 0] - before[r, group[a]]
-    ahead = (np.cumsum(copies, axis=1) - copies)[r, a] - before[r, group[a]]
-    is_best = _none_chosen(size, ahead, need) - _none_chosen(size, ahead + copies[r, a], need)
-    partly = np.bincount(r, is_best * np.maximum(truth[a], best[r]), minlength=len(copies))
-    found = np.where(np.bincount(r, minlength=len(copies)) > 0, partly, best)
-    return np.asarray(np.where(copies > 0, truth, -np.inf).max(axis=1) - found)
-
-
-def _choose_one_of(scores: Floats, truth: Floats, copies: Floats, n: int = 100) -> Floats:
-    total = copies.sum(axis=1, keepdims=True)
-    group, before, inside = _positions(scores, copies)
-    ahead = _none_chosen(total, np.concatenate([before, total], axis=1), np.minimum(n, total))
-    each = ((ahead[:, :-1] - ahead[:, 1:]) / np.maximum(inside, 1))[:, group]  # probability for each copy
-    return np.asarray((each * copies) @ truth)
-
-
-def _once(batched: Callable[..., Floats], scores: Floats, truth: Floats, **arguments: Any) -> float:
-    return float(batched(scores, truth, np.ones((1, len(scores))), **arguments)[0])
-
-
 # ---- statistics of one ranking
 
 
 def spearman(scores: ArrayLike, truth: ArrayLike) -> float:
     """Spearman's rank correlation of [A] and [A], ties by average rank; nan when either is constant."""
-    return _once(_spearman, *_pair(scores, truth))
+    return resampling.once(resampling.spearman, *_pair(scores, truth))
 
 
 def kendall(scores: ArrayLike, truth: ArrayLike) -> float:
@@ -190,7 +78,7 @@ def top_fraction(truth: ArrayLike, fraction: float) -> NDArray[np.bool_]:
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction: {fraction} is not in (0, 1]")
     rows = np.ones((1, len(y)))
-    return np.asarray(_top(y, rows, _fraction_count(rows.sum(axis=1), fraction, 3))[0] > 0)
+    return np.asarray(resampling.top(y, rows, resampling.fraction_count(rows.sum(axis=1), fraction, 3))[0] > 0)
 
 
 def _inside(statistic: Statistic, scores: ArrayLike, truth: ArrayLike, fraction: float) -> float:
@@ -220,7 +108,7 @@ def precision_at(scores: ArrayLike, truth: ArrayLike, k: int) -> float:
     Ties in score at the boundary give the expectation over random tie-breaking, so that a constant score earns k / A
     whatever the order of the rows; ties in truth go to the earlier row. ValueError unless 1 <= k <= A."""
     x, y = _pair(scores, truth)
-    return _once(_precision, x, y, k=_positive("k", k, len(x)))
+    return resampling.once(resampling.precision, x, y, k=_positive("k", k, len(x)))
 
 
 def precision_at_10(scores: ArrayLike, truth: ArrayLike) -> float:
@@ -230,7 +118,7 @@ def precision_at_10(scores: ArrayLike, truth: ArrayLike) -> float:
 
 def precision_at_10_percent(scores: ArrayLike, truth: ArrayLike) -> float:
     """`precision_at` with k a tenth of the rows, rounded up."""
-    return _once(_precision, *_pair(scores, truth), fraction=0.1)
+    return resampling.once(resampling.precision, *_pair(scores, truth), fraction=0.1)
 
 
 def regret(scores: ArrayLike, truth: ArrayLike, k: int = 10) -> float:
@@ -239,7 +127,7 @@ def regret(scores: ArrayLike, truth: ArrayLike, k: int = 10) -> float:
     Ties in score at the boundary give the expectation over random tie-breaking. ValueError unless 1 <= k <= A.
     Its bootstrap is rough: a resample often lacks the best row, so an interval says little about the extreme."""
     x, y = _pair(scores, truth)
-    return _once(_regret, x, y, k=_positive("k", k, len(x)))
+    return resampling.once(resampling.regret, x, y, k=_positive("k", k, len(x)))
 
 
 def choose_one_of(scores: ArrayLike, truth: ArrayLike, n: int = 100) -> float:
@@ -247,7 +135,7 @@ def choose_one_of(scores: ArrayLike, truth: ArrayLike, n: int = 100) -> float:
 
     With rows ordered by score, best first, row r (from 0) of A is the pick with probability C(A-1-r, n-1) / C(A, n);
     tied scores share their probability evenly. n above A counts as A."""
-    return _once(_choose_one_of, *_pair(scores, truth), n=_positive("n", n))
+    return resampling.once(resampling.choose_one_of, *_pair(scores, truth), n=_positive("n", n))
 
 
 def choose_one_of_oracle(truth: ArrayLike, n: int = 100) -> float:
@@ -296,6 +184,7 @@ class Interval:
     high: float
 
     def as_list(self) -> list[float]:
+        """[value, low, high], for JSON."""
         return [self.value, self.low, self.high]
 
     def __str__(self) -> str:
@@ -324,7 +213,7 @@ def _resampled(
     x, y = _pair(scores, truth)
     batched = _BATCHED.get(statistic)
     if batched is not None:
-        step = max(1, _BLOCK // len(x))
+        step = max(1, resampling.BLOCK // len(x))
         parts = [copies[i : i + step].astype(np.float64) for i in range(0, len(copies), step)]
         return np.concatenate([batched(x, y, part, **arguments) for part in parts])
     values = np.empty(len(copies))
@@ -425,16 +314,16 @@ def split_half_kendall(runs: ArrayLike, splits: int = 100, seed: int = 0) -> flo
 # ---- the table
 
 _BATCHED: dict[Statistic, Callable[..., Floats]] = {
-    spearman: _spearman,
-    kendall: _kendall,
-    kendall_top_half: partial(_within_top, _kendall, 0.5),
-    kendall_top10: partial(_within_top, _kendall, 0.1),
-    spearman_top_half: partial(_within_top, _spearman, 0.5),
-    precision_at: _precision,
-    precision_at_10: partial(_precision, k=10),
-    precision_at_10_percent: partial(_precision, fraction=0.1),
-    regret: _regret,
-    choose_one_of: _choose_one_of,
+    spearman: resampling.spearman,
+    kendall: resampling.kendall,
+    kendall_top_half: partial(resampling.within_top, resampling.kendall, 0.5),
+    kendall_top10: partial(resampling.within_top, resampling.kendall, 0.1),
+    spearman_top_half: partial(resampling.within_top, resampling.spearman, 0.5),
+    precision_at: resampling.precision,
+    precision_at_10: partial(resampling.precision, k=10),
+    precision_at_10_percent: partial(resampling.precision, fraction=0.1),
+    regret: resampling.regret,
+    choose_one_of: resampling.choose_one_of,
 }
 
 RANKING_STATISTICS: dict[str, Statistic] = {

@@ -38,7 +38,9 @@ def nwot(
         images: [B, H, W, C] float32, normalised; the paper uses B = 128.
         seeds: one initialisation each.
     """
-    return np.array([np.mean([_nwot(space, architecture, images, seed) for seed in seeds]) for architecture in architectures])
+    return np.array(
+        [np.mean([_nwot(space, architecture, images, seed) for seed in seeds]) for architecture in architectures]
+    )
 
 
 def _nwot(space: SearchSpace[Any], architecture: Any, images: NDArray[np.float32], seed: int) -> float:

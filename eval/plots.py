@@ -39,7 +39,14 @@ def scatter(
     """Accuracy from scratch [A] against score [A]; `error` is the standard error of each accuracy."""
     figure, axes = plt.subplots(figsize=(6, 4.2))
     axes.errorbar(
-        scores, 100 * accuracy, None if error is None else 100 * error, fmt="o", ms=4, lw=0.6, alpha=0.6, color=COLOURS[0]
+        scores,
+        100 * accuracy,
+        None if error is None else 100 * error,
+        fmt="o",
+        ms=4,
+        lw=0.6,
+        alpha=0.6,
+        color=COLOURS[0],
     )
     axes.set_xlabel(xlabel)
     axes.set_ylabel("accuracy trained from scratch, %")
@@ -70,7 +77,9 @@ def groups(accuracies: Mapping[str, Sequence[float]], ylabel: str, stem: Path) -
     for place, (name, values) in enumerate(accuracies.items()):
         axes.plot([place] * len(values), [100 * value for value in values], "o", color=COLOURS[place % 3], alpha=0.8)
         axes.hlines(100 * float(np.mean(values)), place - 0.2, place + 0.2, color=COLOURS[place % 3])
-        axes.annotate(name, (place, 0), (0, -18), xycoords=("data", "axes fraction"), textcoords="offset points", ha="center")
+        axes.annotate(
+            name, (place, 0), (0, -18), xycoords=("data", "axes fraction"), textcoords="offset points", ha="center"
+        )
     axes.set_xlim(-0.6, len(accuracies) - 0.4)
     axes.set_xticks([])
     axes.set_ylabel(ylabel)

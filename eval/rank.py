@@ -14,7 +14,15 @@ from architectures.spaces import CellSpace, SearchSpace
 from eval.ground_truth import read_ground_truth
 from eval.plots import scatter
 from eval.ranking import COMBINED, PRIMARY, Ranking, combine, compare, free_methods, generated_methods, timed_scores
-from eval.report import markdown_table, ranking_json, ranking_notes, ranking_rows, rich_table, write_candidates, write_json
+from eval.report import (
+    markdown_table,
+    ranking_json,
+    ranking_notes,
+    ranking_rows,
+    rich_table,
+    write_candidates,
+    write_json,
+)
 from eval.scoring import Scorer
 from ghn import Hypernetwork
 from train.data import DataConfig, DataError, Splits, load
@@ -49,7 +57,8 @@ def rank(config: RankConfig, out: Path, console: Console) -> Ranking | None:
     write_candidates(out / "candidates.csv", hypernetwork.space, architectures, scores)
     console.print(
         f"generated weights: mean accuracy {100 * scores.score_accuracy.mean():.1f}% on the score split, "
-        f"best {100 * scores.score_accuracy.max():.1f}%; {seconds:.3f} s an architecture; ordered in {out / 'candidates.csv'}"
+        f"best {100 * scores.score_accuracy.max():.1f}%; {seconds:.3f} s an architecture; "
+        f"ordered in {out / 'candidates.csv'}"
     )
     if config.ground_truth is None:
         return None
@@ -76,7 +85,9 @@ def rank_against(config: RankConfig, hypernetwork: Hypernetwork, splits: Splits,
     if config.supernet is not None:
         supernet = ghn.load(config.supernet)
         if supernet.config.delta or supernet.space != space:
-            raise ValueError(f"supernet {config.supernet!r}: needs delta frozen at 0 and the same space ({space.describe()})")
+            raise ValueError(
+                f"supernet {config.supernet!r}: needs delta frozen at 0 and the same space ({space.describe()})"
+            )
         scores, seconds = timed_scores(Scorer(supernet, splits.train, splits.score, config.images), truth.architectures)
         for name, method in generated_methods(scores, seconds).items():
             methods[name.replace("generated weights", "delta = 0")] = method
@@ -91,7 +102,14 @@ def write_ranking(ranking: Ranking, out: Path, console: Console) -> None:
     runs = ranking.truth.runs
     error = runs.std(1, ddof=1) / np.sqrt(runs.shape[1]) if runs.shape[1] > 1 else None
     scores, spearman = ranking.methods[PRIMARY].scores, ranking.table[PRIMARY]["spearman"]
-    scatter(scores, ranking.truth.accuracy, spearman, "minus training loss with generated weights, nats", out / "scatter", error)
+    scatter(
+        scores,
+        ranking.truth.accuracy,
+        spearman,
+        "minus training loss with generated weights, nats",
+        out / "scatter",
+        error,
+    )
     console.print(rich_table(rows, "ranking against ground truth"))
     for note in notes:
         console.print(note, highlight=False)
@@ -133,7 +151,9 @@ def load_matching(hypernetwork: Hypernetwork, data: DataConfig) -> Splits:
     splits = load(data)
     known = hypernetwork.preprocessing
     if splits.train.class_names != known.class_names:
-        raise DataError(f"data {data.source!r}: classes {splits.train.class_names}, the checkpoint knows {known.class_names}")
+        raise DataError(
+            f"data {data.source!r}: classes {splits.train.class_names}, the checkpoint knows {known.class_names}"
+        )
     if splits.train.images.shape[1:] != hypernetwork.space.input_shape:
         raise DataError(
             f"data {data.source!r}: images of shape {splits.train.images.shape[1:]}, the checkpoint takes "
@@ -141,9 +161,7 @@ def load_matching(hypernetwork: Hypernetwork, data: DataConfig) -> Splits:
         )
     if not np.allclose(splits.train.mean + splits.train.std, known.mean + known.std, atol=1e-4):
         raise DataError(
-            f"data {data.source!r}: mean {splits.train.mean}, standard deviation {splits.train.std}; the checkpoint was "
-            f"trained with {known.mean}, {known.std}: other data, or another split"
+            f"data {data.source!r}: mean {splits.train.mean}, standard deviation {splits.train.std}; the checkpoint "
+            f"was trained with {known.mean}, {known.std}: other data, or another split"
         )
     return splits
-
-

@@ -128,14 +128,22 @@ def compare(truth: GroundTruth, methods: dict[str, Method], resamples: int = 200
         if bad:
             raise ValueError(f"method {name!r}: {bad} of {len(method.scores)} scores are not finite")
     accuracy, classes = truth.accuracy, truth.classes
-    table = ranking_table({name: m.scores for name, m in methods.items()}, accuracy, classes, resamples=resamples, seed=seed)
+    table = ranking_table(
+        {name: m.scores for name, m in methods.items()}, accuracy, classes, resamples=resamples, seed=seed
+    )
     differences, partial = {}, {}
     if "parameters" in methods:
         for name in methods:
             if name != "parameters":
                 for label, statistic in (("Kendall", kendall), ("Spearman", spearman)):
                     differences[f"{label}: {name} minus parameters"] = paired_difference(
-                        statistic, methods[name].scores, methods["parameters"].scores, accuracy, classes, resamples, seed=seed
+                        statistic,
+                        methods[name].scores,
+                        methods["parameters"].scores,
+                        accuracy,
+                        classes,
+                        resamples,
+                        seed=seed,
                     )
     if "parameters" in methods and "NWOT" in methods:
         controls = np.stack([methods["parameters"].scores, methods["NWOT"].scores], 1)

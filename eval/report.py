@@ -30,7 +30,9 @@ PERCENT = ("regret", "choose_1_of_100")
 
 def _cell(statistic: str, interval: Interval) -> str:
     scale, digits = (100, 2) if statistic in PERCENT else (1, 2)
-    return f"{scale * interval.value:.{digits}f} [{scale * interval.low:.{digits}f}, {scale * interval.high:.{digits}f}]"
+    return (
+        f"{scale * interval.value:.{digits}f} [{scale * interval.low:.{digits}f}, {scale * interval.high:.{digits}f}]"
+    )
 
 
 def ranking_rows(ranking: Ranking) -> list[list[str]]:
@@ -62,18 +64,21 @@ def ranking_notes(ranking: Ranking) -> list[str]:
     """What has to be said beside the table: sizes, noise, paired differences, partial correlations."""
     truth = ranking.truth
     notes = [
-        f"{len(truth.architectures)} connected isomorphism classes, {truth.runs.shape[1]} seed(s) of ground truth each; "
-        f"95% percentile bootstrap over classes. Left out: "
+        f"{len(truth.architectures)} connected isomorphism classes, {truth.runs.shape[1]} seed(s) of ground truth "
+        "each; 95% percentile bootstrap over classes. Left out: "
         + (", ".join(f"{count} {reason}" for reason, count in truth.left_out.items() if count) or "nothing")
         + ".",
-        f"Choosing 1 of 100: a perfect ranking reaches {100 * ranking.oracle:.2f}%, a random one {100 * ranking.mean:.2f}%.",
+        f"Choosing 1 of 100: a perfect ranking reaches {100 * ranking.oracle:.2f}%, "
+        f"a random one {100 * ranking.mean:.2f}%.",
     ]
     if truth.runs.shape[1] > 1:
         notes.append(
             f"Ground truth: reliability of its mean {ranking.reliability:.2f} (Spearman-Brown, Pearson between seeds); "
             f"Kendall between disjoint halves of its seeds {ranking.ceiling:.2f} (noise ceiling)."
         )
-    notes += [f"Partial Spearman given parameter count and NWOT, {name}: {value}." for name, value in ranking.partial.items()]
+    notes += [
+        f"Partial Spearman given parameter count and NWOT, {name}: {value}." for name, value in ranking.partial.items()
+    ]
     notes += [f"Paired difference, {name}: {value}." for name, value in ranking.differences.items()]
     return notes
 

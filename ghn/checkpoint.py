@@ -78,7 +78,9 @@ def packaged_names() -> list[str]:
     folder = resources.files("ghn") / "checkpoints"
     if not folder.is_dir():
         return []
-    return sorted(file.name.removesuffix(".safetensors") for file in folder.iterdir() if file.name.endswith(".safetensors"))
+    return sorted(
+        file.name.removesuffix(".safetensors") for file in folder.iterdir() if file.name.endswith(".safetensors")
+    )
 
 
 def save_file(hypernetwork: Hypernetwork, path: Path, dtype: str = "float32") -> None:
@@ -104,13 +106,18 @@ def _load_file(path: Path, space: SearchSpace[Any] | None) -> Hypernetwork:
     expected = _flat(hypernetwork.parameters)
     if set(expected) != set(tensors):
         odd = sorted(set(expected) ^ set(tensors))
-        raise CheckpointError(f"{path}: tensors missing or unknown: {', '.join(odd[:3])}; it was made by another version")
+        raise CheckpointError(
+            f"{path}: tensors missing or unknown: {', '.join(odd[:3])}; it was made by another version"
+        )
     for name, leaf in expected.items():
         if leaf.shape != tensors[name].shape:
             raise CheckpointError(f"{path}: {name} has shape {tensors[name].shape}, expected {leaf.shape}")
     values = {name: jax.numpy.asarray(tensors[name], jax.numpy.float32) for name in expected}
     state = nnx.from_flat_state(
-        [(key, leaf.replace(values["/".join(map(str, key))])) for key, leaf in nnx.to_flat_state(hypernetwork.parameters)]
+        [
+            (key, leaf.replace(values["/".join(map(str, key))]))
+            for key, leaf in nnx.to_flat_state(hypernetwork.parameters)
+        ]
     )
     return dataclasses.replace(hypernetwork, parameters=state)
 
@@ -120,7 +127,7 @@ def _flat(parameters: Parameters) -> dict[str, Any]:
 
 
 def _empty(where: str, description: Mapping[str, Any], space: SearchSpace[Any] | None) -> Hypernetwork:
-    """The described hypernetwork with abstract parameters; CheckpointError where it does not fit this version or space."""
+    """The described hypernetwork with abstract parameters; CheckpointError where it fits not this version or space."""
     if description.get("format") != FORMAT:
         raise CheckpointError(
             f"{where}: format {description.get('format')}, this version reads {FORMAT}; "
@@ -133,10 +140,13 @@ def _empty(where: str, description: Mapping[str, Any], space: SearchSpace[Any] |
             raise CheckpointError(f"{where}: {error}") from error
     elif json.loads(json.dumps(settings(space))) != description["space"]:
         raise CheckpointError(
-            f"{where}: trained on the space {description['space']}, not on {settings(space)}; use a space with those settings"
+            f"{where}: trained on the space {description['space']}, not on {settings(space)}; "
+            "use a space with those settings"
         )
     if list(space.op_names) != description["vocabulary"]:
-        raise CheckpointError(f"{where}: its vocabulary {description['vocabulary']} is not the space's {space.op_names}")
+        raise CheckpointError(
+            f"{where}: its vocabulary {description['vocabulary']} is not the space's {space.op_names}"
+        )
     config = GHNConfig(**description["config"])
     abstract = nnx.eval_shape(lambda: GHN(config, space, rngs=nnx.Rngs(0)))
     preprocessing = Preprocessing(**{key: tuple(value) for key, value in description["preprocessing"].items()})
@@ -166,11 +176,12 @@ def steps_of(run: Path) -> list[int]:
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
 
 
-def load_training(run: Path, step: int, abstract_parameters: Parameters, abstract_training: Any) -> tuple[Parameters, Any]:
+def load_training(
+    run: Path, step: int, abstract_parameters: Parameters, abstract_training: Any
+) -> tuple[Parameters, Any]:
     """Parameters and training state of one checkpoint, in the form of the abstract trees given."""
     path = run / CHECKPOINTS / str(step)
-    state = _restore(path, abstract_parameters, {"training": abstract_training})
-    return state
+    return _restore(path, abstract_parameters, {"training": abstract_training})
 
 
 def _load_run(run: Path, space: SearchSpace[Any] | None) -> Hypernetwork:
@@ -195,7 +206,9 @@ def _restore(path: Path, parameters: Parameters, others: dict[str, Any]) -> tupl
     try:
         loaded = ocp.load_checkpointables(path.absolute(), wanted)
     except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path}: cannot be restored ({error}); delete it, the one before it will be used") from error
+        raise CheckpointError(
+            f"{path}: cannot be restored ({error}); delete it, the one before it will be used"
+        ) from error
     state = jax.tree.map(lambda leaf: leaf, parameters)
     nnx.replace_by_pure_dict(state, loaded["hypernetwork"])
     return state, loaded.get("training")

@@ -1,8 +1,8 @@
 """Decoders: from the state of a node to a weight tensor of any shape, by tile and slice (GHN-2, section 3.1).
 
 A decoder predicts one tile; smaller tensors are cut out of it before anything is multiplied, larger ones repeat it.
-Copies of the tile carry a fixed pattern of signs, because a repeated tile alone would make identical channels (64 copies
-of one block in ResNet-18's widest layer).
+Copies of the tile carry a fixed pattern of signs, because a repeated tile alone would make identical channels (64
+copies of one block in ResNet-18's widest layer).
 
 All decoders return values of unit order; the parametrisation scales them to the layer.
 
@@ -67,8 +67,9 @@ class HeadDecoder(nnx.Module):
 
     def __call__(self, states_SD: Array, shape: tuple[int, ...]) -> Array:
         """[S, I, O]."""
+        inputs, outputs = shape
         hidden = jax.nn.leaky_relu(self.hidden(states_SD))
-        return _channels(cast(Array, self.channels.get_value()), hidden, *shape, self.tile)
+        return _channels(cast(Array, self.channels.get_value()), hidden, inputs, outputs, self.tile)
 
 
 def _channels(channels_HIO: Array, hidden: Array, inputs: int, outputs: int, tile: int) -> Array:

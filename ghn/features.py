@@ -69,11 +69,11 @@ class GraphInputs(NamedTuple):
         variant: group name -> [S] int32, which of the group's leaves fills the slot.
     """
 
-    op_N: Array
-    features_NF: Array
-    distances_NN: Array
-    owner: dict[str, Array]
-    variant: dict[str, Array]
+    op_N: Array | NDArray[np.int32]
+    features_NF: Array | NDArray[np.float32]
+    distances_NN: Array | NDArray[np.uint8]
+    owner: Mapping[str, Array | NDArray[np.int32]]
+    variant: Mapping[str, Array | NDArray[np.int32]]
 
 
 def graph_inputs(
@@ -137,7 +137,7 @@ def stack_inputs(inputs: Sequence[Any]) -> Any:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *inputs)
 
 
-def encode(z: Array, encoding: str) -> Array:
+def encode(z: Array | NDArray[np.float32], encoding: str) -> Array | NDArray[np.float32]:
     """Encodes features in [0, 1] along the last axis.
 
     "mip": [cos(pi z / 2), sin(pi z / 2)], of constant norm (Ortiz et al. 2023, equation 4); "raw": z itself.
@@ -150,8 +150,8 @@ def encode(z: Array, encoding: str) -> Array:
 def constant_norm(x: Array) -> Array:
     """x scaled along its last axis to norm sqrt(D), without gain or bias.
 
-    The guard against division by zero lies far below any norm that occurs: LayerNorm's usual epsilon would already break
-    the invariance at one per cent.
+    The guard against division by zero lies far below any norm that occurs: LayerNorm's usual epsilon would already
+    break the invariance at one per cent.
     """
     return x * jax.lax.rsqrt(jnp.maximum(jnp.mean(jnp.square(x), -1, keepdims=True), 1e-20))
 
@@ -165,7 +165,7 @@ class NodeEncoder(nnx.Module):
         features = len(FEATURES) * (2 if encoding == "mip" else 1)
         self.project = nnx.Linear(width + features, width, rngs=rngs)
 
-    def __call__(self, op_N: Array, features_NF: Array) -> Array:
+    def __call__(self, op_N: Array | NDArray[np.int32], features_NF: Array | NDArray[np.float32]) -> Array:
         """[N, D] states."""
         embedded_ND = self.embedding.get_value()[op_N]
         if self.encoding == "mip":

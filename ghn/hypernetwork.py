@@ -41,7 +41,9 @@ class GHN(nnx.Module):
             self.bias = VectorDecoder(*sizes, rngs=rngs)
             self.head_bias = VectorDecoder(*sizes, rngs=rngs)
         if config.residual:
-            self.base = nnx.Dict({_key(name): nnx.Param(_initial_base(group, rngs)) for name, group in self.space.layout.items()})
+            self.base = nnx.Dict(
+                {_key(name): nnx.Param(_initial_base(group, rngs)) for name, group in self.space.layout.items()}
+            )
 
     def __call__(self, inputs: GraphInputs) -> WeightArrays:
         """Weights in the slot layout of the space: group name -> [S, *shape]."""

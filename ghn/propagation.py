@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
+from numpy.typing import NDArray
 
 from architectures.graph import MAX_DISTANCE
 
@@ -16,7 +18,7 @@ from architectures.graph import MAX_DISTANCE
 class Propagation(nnx.Module):
     """Interface: `__call__(states_ND, distances_NN, schedule) -> states_ND`."""
 
-    def __call__(self, states_ND: Array, distances_NN: Array, schedule: tuple[int, int]) -> Array:
+    def __call__(self, states_ND: Array, distances_NN: Array | NDArray[np.uint8], schedule: tuple[int, int]) -> Array:
         """New node states; `schedule` is (L, W)."""
         raise NotImplementedError
 
@@ -24,7 +26,7 @@ class Propagation(nnx.Module):
 class NoPropagation(Propagation):
     """Every node keeps what it knows of itself: a per-node hypernetwork, as SMASH's."""
 
-    def __call__(self, states_ND: Array, distances_NN: Array, schedule: tuple[int, int]) -> Array:
+    def __call__(self, states_ND: Array, distances_NN: Array | NDArray[np.uint8], schedule: tuple[int, int]) -> Array:
         """The states unchanged."""
         return states_ND
 
@@ -42,15 +44,13 @@ class GatedGNN(Propagation):
 
     def __init__(self, width: int, message_width: int, *, rngs: nnx.Rngs) -> None:
         def message() -> nnx.List[nnx.Linear]:
-            return nnx.List(
-                [nnx.Linear(width, message_width, rngs=rngs), nnx.Linear(message_width, width, rngs=rngs)]
-            )
+            return nnx.List([nnx.Linear(width, message_width, rngs=rngs), nnx.Linear(message_width, width, rngs=rngs)])
 
         self.edge_message = message()
         self.virtual_message = message()
         self.gru = GRUCell(width, rngs=rngs)
 
-    def __call__(self, states_ND: Array, distances_NN: Array, schedule: tuple[int, int]) -> Array:
+    def __call__(self, states_ND: Array, distances_NN: Array | NDArray[np.uint8], schedule: tuple[int, int]) -> Array:
         """States after the forward and the backward sweep."""
         distances = distances_NN.astype(states_ND.dtype)
         near = (distances > 0) & (distances <= MAX_DISTANCE)

@@ -72,7 +72,7 @@ def _augmentation(config: TrainConfig) -> Callable[[int, np.ndarray], Any]:
     key = jax.random.fold_in(jax.random.key(config.seed), 2)
 
     @jax.jit
-    def apply(step: np.ndarray, images: np.ndarray) -> jax.Array:
+    def apply(step: jax.Array, images: jax.Array) -> jax.Array:
         return augment(jax.random.fold_in(key, step), images, config.augment.crop, config.augment.flip)
 
     return lambda step, images: apply(np.int32(step), images)

@@ -34,7 +34,9 @@ def ghn(
     """
     trained = train(config, out, tensorboard)
     console.print(f"{trained.space.describe()}")
-    console.print(f"{trained.parameter_count:,} parameters, {trained.step:,} steps; load it with ghn.load({str(out)!r})")
+    console.print(
+        f"{trained.parameter_count:,} parameters, {trained.step:,} steps; load it with ghn.load({str(out)!r})"
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The training loop of the command line: one caller of `train_step`, with checkpoints, metrics and a progress display."""
+"""The training loop of the command line: a caller of `train_step` with checkpoints, metrics and a progress display."""
 
 from __future__ import annotations
 
@@ -139,7 +139,8 @@ def _save(run: Path, hypernetwork: Hypernetwork, state: TrainState) -> None:
         kept = steps_of(run)
         raise RunError(
             f"{run}: checkpoint {current.step} cannot be written ({error}); "
-            f"{f'checkpoint {kept[-1]} is kept' if kept else 'there is none yet'}. Make room and run the same command again"
+            f"{f'checkpoint {kept[-1]} is kept' if kept else 'there is none yet'}. "
+            "Make room and run the same command again"
         ) from error
 
 

@@ -27,13 +27,17 @@ class MetricsWriter:
             try:
                 from tensorboardX import SummaryWriter
             except ImportError as error:
-                raise ValueError("--tensorboard needs the extra: pip install 'graph-hypernetwork[tensorboard]'") from error
+                raise ValueError(
+                    "--tensorboard needs the extra: pip install 'graph-hypernetwork[tensorboard]'"
+                ) from error
             self._tensorboard = SummaryWriter(str(run / "tensorboard"), purge_step=start)
 
     def __enter__(self) -> MetricsWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._file.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
@@ -74,7 +78,9 @@ class TrainingProgress:
         self._progress.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._progress.stop()
 
     def update(self, step: int, values: dict[str, float]) -> None:

@@ -15,9 +15,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax import Array
+from numpy.typing import NDArray
 
 from architectures.layers import Layers
 from architectures.layout import WeightArrays
@@ -40,7 +42,7 @@ class Batch(NamedTuple):
     """
 
     images: Array
-    labels: Array
+    labels: Array | NDArray[np.int32]
     graphs: GraphInputs
     encodings: dict[str, Array]
 
@@ -80,7 +82,7 @@ def train_step(
     """
     grad_fn = jax.value_and_grad(functools.partial(loss_fn, definition), has_aux=True)
     (_, metrics), grads = grad_fn(state.parameters, batch)
-    grads = jax.lax.optimization_barrier(grads)  # XLA:CPU would fuse them into the optimiser, at 5 times the compilation
+    grads = jax.lax.optimization_barrier(grads)  # XLA:CPU would fuse them into the optimiser: 5 times the compilation
     updates, optimizer_state = optimizer.update(grads, state.optimizer_state, state.parameters)
     parameters = optax.apply_updates(state.parameters, updates)
     metrics["gradient_norm"] = optax.tree.norm(grads)
@@ -100,7 +102,7 @@ def evaluate_weights(
     Architectures run one after the other inside one program. When differentiated, each one's gradient is taken right
     after its forward pass, so that memory does not grow with A.
     """
-    return jax.lax.map(lambda pair: _evaluate(space, *pair, images, labels), (weights_A, encoding_A))
+    return jax.lax.map(lambda pair: _evaluate(space, pair[0], pair[1], images, labels), (weights_A, encoding_A))
 
 
 def _evaluate(

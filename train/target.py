@@ -117,7 +117,7 @@ def _train(
         x = augment(key, images[rows], protocol.augment.crop, protocol.augment.flip)
         loss, grads = jax.value_and_grad(loss_fn)(weights, x, labels[rows])
         updates, optimizer_state = optimizer.update(grads, optimizer_state, weights)
-        return (optax.apply_updates(weights, updates), optimizer_state), loss  # type: ignore[return-value]
+        return (optax.apply_updates(weights, updates), optimizer_state), loss
 
     def epoch(state: tuple[WeightArrays, Any], key: Array) -> tuple[tuple[WeightArrays, Any], Array]:
         order_key, augment_key = jax.random.split(key)

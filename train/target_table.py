@@ -65,7 +65,9 @@ class Row:
 class TargetTable:
     """A CSV of finished runs beside a JSON file that says under which protocol they were made."""
 
-    def __init__(self, path: Path, space: SearchSpace[Any], splits: Splits, data: DataConfig, protocol: Protocol) -> None:
+    def __init__(
+        self, path: Path, space: SearchSpace[Any], splits: Splits, data: DataConfig, protocol: Protocol
+    ) -> None:
         self._path, self._space, self._splits, self._protocol = path, space, splits, protocol
         self.protocol_hash = protocol.hash(space, data, dict(splits.provenance))
         card = {
@@ -111,8 +113,7 @@ class TargetTable:
                 text,
                 self._space.canonical(architecture),
                 seed,
-                *(round(float(values[0]), 5) for values in outcome),
-                round(time.perf_counter() - start, 2),
+                *[*(round(float(values[0]), 5) for values in outcome), round(time.perf_counter() - start, 2)],
             )
             with self._path.open("a", newline="") as file:
                 csv.writer(file).writerow(dataclasses.astuple(row))

@@ -177,7 +177,7 @@ class CellSpace(SearchSpace[Cell]):
         edges = []
         for target, node in enumerate(nodes, start=1):
             if not re.fullmatch(r"\|([^|~+]+~\d+\|)+", node):
-                raise ValueError(f"architecture {text!r}: cannot read node {target}, {node!r}, as in {example}")
+                raise ValueError(f"architecture {text!r}: cannot read node {target}, {node!r}; example: {example}")
             parts = [part.split("~") for part in node.strip("|").split("|")]
             if [int(source) for _, source in parts] != list(range(target)):
                 raise ValueError(f"architecture {text!r}: node {target} must read nodes 0 to {target - 1} in order")

@@ -111,6 +111,21 @@ def test_an_edge_that_leads_to_no_later_step_is_refused() -> None:
         builder.build()
 
 
+def test_steps_of_another_length_are_refused() -> None:
+    graph = make(3, [(0, 1), (1, 2)])
+    for steps in ([0, 1], [0, 1, 2, 3]):
+        with pytest.raises(ValueError, match=rf"ArchGraph\.steps: shape \({len(steps)},\), expected \(3,\)"):
+            ArchGraph(graph.ops, graph.attributes, graph.edges, (), np.array(steps))
+
+
+@pytest.mark.parametrize("source", [-1, 1, 5])
+def test_builder_names_an_input_that_does_not_exist(source: int) -> None:
+    builder = GraphBuilder()
+    builder.node("a", [])
+    with pytest.raises(ValueError, match=rf"node 'conv': input {source} is no earlier node"):
+        builder.node("conv", [0, source])
+
+
 def test_leaves_are_checked() -> None:
     with pytest.raises(ValueError, match=r"Leaf\.role='gain'"):
         Leaf("gain", (3,))  # type: ignore[arg-type]

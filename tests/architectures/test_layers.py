@@ -1,6 +1,7 @@
 """Layers equal plain references, forward and backward."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -67,6 +68,26 @@ def test_conv_jitted_equals_unjitted(layers: Layers) -> None:
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
+def test_pooling_keeps_bfloat16() -> None:
+    x = normal(0, 2, 5, 5, 3)
+    for pool in (PLAIN.avg_pool_3x3, PLAIN.avg_pool_2x2):
+        y, pullback = jax.vjp(jax.jit(pool), x.astype(jnp.bfloat16))
+        assert y.dtype == pullback(y)[0].dtype == jnp.bfloat16
+        np.testing.assert_allclose(y.astype(jnp.float32), pool(x), rtol=0.05, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"gradient": "canonicle"}, r"Layers\.gradient='canonicle'"),
+        ({"statistics_rows": 0}, r"Layers\.statistics_rows=0"),
+    ],
+)
+def test_bad_settings_are_named(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Layers(**arguments)
+
+
 @pytest.mark.parametrize("layers", [CANONICAL, PLAIN])
 @pytest.mark.parametrize(("kernel", "dilation"), [(1, 1), (2, 1), (3, 1), (3, 2), (5, 1)])
 def test_conv_at_stride_1_is_same_padding(layers: Layers, kernel: int, dilation: int) -> None:
@@ -130,6 +151,13 @@ def test_batch_norm_equals_numpy() -> None:
     x, scale, bias = 2 + 3 * normal(0, 4, 5, 6, 3), 1 + 0.5 * normal(1, 3), normal(2, 3)
     expected = batch_norm_reference(*(np.asarray(a) for a in (x, x, scale, bias)))
     np.testing.assert_allclose(Layers().batch_norm(x, scale, bias), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_batch_norm_far_from_zero_equals_numpy() -> None:
+    """The variance is that of the differences from the mean: E[x^2] - mean^2 would cancel to noise in float32."""
+    x, scale, bias = 100 + normal(0, 16, 8, 8, 2), jnp.ones(2), jnp.zeros(2)
+    expected = batch_norm_reference(*(np.asarray(a) for a in (x, x, scale, bias)))
+    np.testing.assert_allclose(Layers().batch_norm(x, scale, bias), expected, rtol=0, atol=1e-4)
 
 
 def test_batch_norm_of_a_constant_is_its_bias() -> None:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from architectures.graph import GraphBuilder
+from architectures.graph import GraphBuilder, Place
 from architectures.layout import LeafGroup, Weights, initial_mean, initial_scale, initialise, occupancy
 from architectures.ops import Leaf
 from architectures.spaces import Cell, NASBench201
@@ -86,6 +86,32 @@ def test_occupancy_refuses_the_graph_of_another_space() -> None:
     deeper = NASBench201(channels=2, cells=2, input_shape=(6, 6, 1), classes=3, stages=3)
     with pytest.raises(ValueError, match=r"parameter reduction2/a/kernel has no slot"):
         occupancy(SPACE.layout, deeper.graph(MIXED))
+
+
+@pytest.mark.parametrize(
+    ("place", "shape"),
+    [
+        (Place("stage0/kernel", 12, 0), (1, 1, 2, 2)),
+        (Place("stage0/kernel", -1, 0), (1, 1, 2, 2)),
+        (Place("stage0/kernel", 0, 2), (1, 1, 2, 2)),
+        (Place("stage0/kernel", 0, -1), (3, 3, 2, 2)),
+        (Place("stage0/kernel", 0, 1), (1, 1, 2, 2)),
+        (Place("stage0/kernel", 0, 0), (1, 1, 4, 4)),
+    ],
+    ids=str,
+)
+def test_occupancy_refuses_a_place_of_another_leaf(place: Place, shape: tuple[int, ...]) -> None:
+    builder = GraphBuilder()
+    builder.parameter(["block", "kernel"], builder.node("conv", []), Leaf("kernel", shape), place)
+    with pytest.raises(ValueError, match=r"parameter block/kernel has no slot"):
+        occupancy(SPACE.layout, builder.build())
+
+
+def test_occupancy_refuses_the_graph_of_a_wider_or_longer_space() -> None:
+    for channels, cells in ((4, 2), (2, 3)):
+        other = NASBench201(channels=channels, cells=cells, input_shape=(6, 6, 1), classes=3, stages=2)
+        with pytest.raises(ValueError, match=r"parameter .* has no slot"):
+            occupancy(SPACE.layout, other.graph(MIXED))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from eval import metrics
+from eval import metrics, resampling
 
 Floats = NDArray[np.float64]
 
@@ -150,7 +150,7 @@ def test_batched_resamples_equal_a_plain_loop(name: str, by_class: bool, steps: 
 def test_batched_blocks_and_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     scores, truth = _data(150, steps=10)
     whole = [metrics.bootstrap(f, scores, truth, resamples=50) for f in metrics.RANKING_STATISTICS.values()]
-    monkeypatch.setattr(metrics, "_BLOCK", 1000)
+    monkeypatch.setattr(resampling, "BLOCK", 1000)
     again = [metrics.bootstrap(f, scores, truth, resamples=50) for f in metrics.RANKING_STATISTICS.values()]
     for one, other in zip(whole, again, strict=True):
         assert one.as_list() == pytest.approx(other.as_list(), abs=1e-12)

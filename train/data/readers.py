@@ -165,15 +165,16 @@ def read_npz(path: StrPath, split: Literal["train", "test"] = "train") -> tuple[
     keys = {f"{array}_{part}" for array in "xy" for part in ("train", "test")}
     expected = f"an .npz file with the arrays {', '.join(sorted(keys))}"
     try:
-        opened = np.load(path, allow_pickle=False)
-        if not isinstance(opened, np.lib.npyio.NpzFile):
-            raise _error(path, "a single array (.npy)", expected, "save the arrays with numpy.savez")
-        with opened:
-            missing = sorted(keys - set(opened.files))
-            if missing:
-                found = f"the arrays {', '.join(sorted(opened.files)) or '(none)'}; missing {', '.join(missing)}"
-                raise _error(path, found, expected, "save the file with these names")
-            images, labels = opened[f"x_{split}"], opened[f"y_{split}"]
+        with Path(path).open("rb") as file:  # np.load leaves a damaged archive open
+            opened = np.load(file, allow_pickle=False)
+            if not isinstance(opened, np.lib.npyio.NpzFile):
+                raise _error(path, "a single array (.npy)", expected, "save the arrays with numpy.savez")
+            with opened:
+                missing = sorted(keys - set(opened.files))
+                if missing:
+                    found = f"the arrays {', '.join(sorted(opened.files)) or '(none)'}; missing {', '.join(missing)}"
+                    raise _error(path, found, expected, "save the file with these names")
+                images, labels = opened[f"x_{split}"], opened[f"y_{split}"]
     except DataError:
         raise
     except FileNotFoundError as error:

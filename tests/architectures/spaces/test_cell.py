@@ -1,5 +1,7 @@
 """Cell spaces of any size and with any ops."""
 
+import dataclasses
+import re
 from typing import Any
 
 import jax.numpy as jnp
@@ -26,6 +28,8 @@ SMALL = CellSpace(channels=2, cells=2, input_shape=(6, 6, 1), classes=3, stages=
         ("input_shape", (6, 6)),
         ("input_shape", (6, 0, 1)),
         ("input_shape", (6, 7, 1)),
+        ("input_shape", [6, 6, 1]),
+        ("input_shape", (6.0, 6.0, 1)),
         ("ops", ()),
         ("ops", (SKIP, SKIP)),
     ],
@@ -34,6 +38,12 @@ def test_bad_fields_are_named(field: str, value: Any) -> None:
     arguments = {"ops": (SKIP,), field: value}
     with pytest.raises(ValueError, match=rf"CellSpace\.{field}="):
         CellSpace(**arguments)
+
+
+@pytest.mark.parametrize("name", ["a|b", "a~b", "a+b", "", "none", "skip_connect", "nor_conv_3x3", "linear", "sum"])
+def test_ops_whose_name_is_taken_or_unwritable_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"CellSpace\.ops: '{re.escape(name)}'"):
+        CellSpace(ops=(dataclasses.replace(GATE, name=name),))
 
 
 @pytest.mark.parametrize("nodes", [2, 3, 4, 5])
@@ -57,11 +67,13 @@ def test_all_lists_the_space_once() -> None:
 def test_unknown_ops_and_wrong_lengths_are_named() -> None:
     with pytest.raises(ValueError, match=r"unknown op 'gate' on the edge 1 -> 2; CellSpace has none, skip_connect"):
         SMALL.from_string("|none~0|+|none~0|gate~1|")
-    for method in (SMALL.graph, SMALL.encode):
+    for method in (SMALL.graph, SMALL.encode, SMALL.canonical, SMALL.connected):
         with pytest.raises(ValueError, match=r"unknown op 'gate'; the space has none"):
             method(Cell(("gate", "none", "none")))
         with pytest.raises(ValueError, match=r"6 edges, this space has 3"):
             method(Cell(("none",) * 6))
+        with pytest.raises(ValueError, match=r"2 edges, this space has 3: \('none', 'skip_connect'\)$"):
+            method(Cell(("none", "skip_connect")))
 
 
 def test_a_leaf_name_with_two_roles_is_refused() -> None:

@@ -22,9 +22,11 @@ def test_settings_name_every_field() -> None:
     assert set(settings(NASBench201())) == {"name", *(field.name for field in dataclasses.fields(NASBench201))}
 
 
-def test_spaces_of_the_user_are_refused() -> None:
+def test_spaces_of_the_user_and_unknown_settings_are_refused() -> None:
     with pytest.raises(ValueError, match=r"space 'cell': not one of nasbench201"):
         from_settings(settings(CellSpace(ops=(SKIP,))))
+    with pytest.raises(ValueError, match=r"space 'nasbench201': unknown settings width; known: channels, cells"):
+        from_settings({"name": "nasbench201", "channels": 4, "width": 4})
     with pytest.raises(ValueError, match=r"space None: not one of nasbench201"):
         from_settings({})
     with pytest.raises(ValueError, match=r"space 'nasbench201': saved with ops \['none', 'skip_connect'\]"):

@@ -1,0 +1,444 @@
+"""Runs: their files, exact resumption after a stop or a kill, and errors that keep what is good."""
+
+import dataclasses
+import functools
+import itertools
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+import ghn
+import train.step
+from ghn.checkpoint import load_training, steps_of
+from ghn.config import GHNConfig
+from train import cli, loop
+from train.batches import BatchStream
+from train.config import OptimizerConfig, SpaceConfig, TrainConfig
+from train.data import AugmentConfig, DataConfig
+from train.data import load as load_data
+from train.loop import RunError, make_hypernetwork
+from train.optimizer import make_optimizer
+from train.step import init_state
+
+ROOT = Path(__file__).resolve().parents[2]
+CACHE_SETTINGS = {
+    "jax_compilation_cache_dir": None,
+    "jax_persistent_cache_min_compile_time_secs": 0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Every program of this module is compiled once, by whichever process comes first."""
+    folder = tmp_path_factory.mktemp("cache")
+    before = {name: getattr(jax.config, name) for name in CACHE_SETTINGS}
+    for name, value in {**CACHE_SETTINGS, "jax_compilation_cache_dir": str(folder)}.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield folder
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    path = tmp_path_factory.mktemp("data") / "tiny.npz"
+    images = np.random.default_rng(0).integers(0, 256, (300, 12, 12), dtype=np.uint8)
+    labels = (np.arange(300) % 3).astype(np.uint8)
+    np.savez(path, x_train=images[:240], y_train=labels[:240], x_test=images[240:], y_test=labels[240:])
+    return TrainConfig(
+        space=SpaceConfig(channels=2),
+        data=DataConfig(source=str(path), image_size=6, score_images=60),
+        augment=AugmentConfig(crop=0, flip=False),
+        ghn=GHNConfig(width=8, message_width=4, hidden=8, tile=8),
+        steps=6,
+        batch=8,
+        log_every=1,
+        checkpoint_every=2,
+    )
+
+
+@pytest.fixture(scope="module")
+def unbroken(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ghn.Hypernetwork]:
+    run = tmp_path_factory.mktemp("runs") / "unbroken"
+    return run, loop.train(config, run)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real step, optimiser and loop on a loss that compiles at once."""
+    monkeypatch.setattr(train.step, "loss_fn", quick_loss)
+
+
+def quick_loss(definition: Any, parameters: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
+    leaves = jax.tree.leaves(parameters)
+    loss = sum(jnp.mean(jnp.square(leaf - jnp.mean(batch.images))) for leaf in leaves)
+    return loss, {"loss": loss, "accuracy": jnp.zeros(())}
+
+
+def metrics_of(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_time(lines: list[dict[str, float]]) -> list[dict[str, float]]:
+    return [{name: value for name, value in line.items() if name != "time"} for line in lines]
+
+
+def state_of(run: Path, step: int, config: TrainConfig) -> Any:
+    """Parameters and training state of a checkpoint."""
+    hypernetwork = make_hypernetwork(config, load_data(config.data))
+    state = init_state(hypernetwork, make_optimizer(config.optimizer, config.steps))
+    return load_training(run, step, state.parameters, loop._training_tree(state))
+
+
+def assert_same_run(found: Path, expected: Path, config: TrainConfig) -> None:
+    """Bitwise: parameters, optimiser state, metrics."""
+    jax.tree.map(
+        np.testing.assert_array_equal, state_of(found, config.steps, config), state_of(expected, config.steps, config)
+    )
+    assert without_time(metrics_of(found)) == without_time(metrics_of(expected))
+    assert steps_of(found) == steps_of(expected)
+
+
+def break_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """The run stops when it asks for the batch of `step`."""
+    original = BatchStream.__getitem__
+
+    def getitem(self: BatchStream, index: int) -> Any:
+        if index == step:
+            raise KeyboardInterrupt
+        return original(self, index)
+
+    monkeypatch.setattr(BatchStream, "__getitem__", getitem)
+
+
+# ------------------------------------------------------------------------------------------------------ whole runs
+
+
+def test_a_run_leaves_its_files(config: TrainConfig, unbroken: tuple[Path, ghn.Hypernetwork]) -> None:
+    run, trained = unbroken
+    assert {path.name for path in run.iterdir()} == {"config.json", "metrics.jsonl", "checkpoints"}
+    assert steps_of(run) == [2, 4, 6] and trained.step == 6
+    lines = metrics_of(run)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert all(line.keys() == {"step", "time", "loss", "accuracy", "gradient_norm"} for line in lines)
+    assert np.isfinite([list(line.values()) for line in lines]).all()
+    assert all(a["time"] <= b["time"] for a, b in itertools.pairwise(lines))
+    recorded = json.loads((run / "config.json").read_text())
+    assert recorded["config"] == json.loads(json.dumps(dataclasses.asdict(config)))
+    loaded = ghn.load(run)
+    assert (loaded.step, loaded.space, loaded.preprocessing) == (6, trained.space, trained.preprocessing)
+    jax.tree.map(np.testing.assert_array_equal, loaded.parameters, trained.parameters)
+    start = make_hypernetwork(config, load_data(config.data)).parameters
+    pairs = zip(jax.tree.leaves(start), jax.tree.leaves(trained.parameters), strict=True)
+    assert any(np.abs(a - b).max() > 1e-3 for a, b in pairs)
+
+
+def test_a_stopped_run_goes_on_exactly(
+    config: TrainConfig, unbroken: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    break_at(monkeypatch, 5)
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(config, run)
+    assert steps_of(run) == [2, 4] and metrics_of(run)[-1]["step"] == 5
+    monkeypatch.undo()
+    loop.train(config, run)
+    assert_same_run(run, unbroken[0], config)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("stop", [1, 2, 5])
+def test_averages_of_metrics_do_not_depend_on_where_a_run_stopped(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    """Lines of several steps, whose rhythm is not that of the checkpoints."""
+    config = dataclasses.replace(config, steps=7, log_every=3, checkpoint_every=2)
+    loop.train(config, tmp_path / "unbroken")
+    break_at(monkeypatch, stop)
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(config, tmp_path / "run")
+    monkeypatch.undo()
+    monkeypatch.setattr(train.step, "loss_fn", quick_loss)
+    loop.train(config, tmp_path / "run")
+    assert_same_run(tmp_path / "run", tmp_path / "unbroken", config)
+
+
+def test_a_finished_run_is_loaded_and_left_alone(config: TrainConfig, unbroken: tuple[Path, ghn.Hypernetwork]) -> None:
+    run, trained = unbroken
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    again = loop.train(config, run)
+    jax.tree.map(np.testing.assert_array_equal, again.parameters, trained.parameters)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def command(config: TrainConfig, run: Path) -> list[str]:
+    flags = {
+        "space.channels": config.space.channels,
+        "data.source": config.data.source,
+        "data.image-size": config.data.image_size,
+        "data.score-images": config.data.score_images,
+        "augment.crop": config.augment.crop,
+        "ghn.width": config.ghn.width,
+        "ghn.message-width": config.ghn.message_width,
+        "ghn.hidden": config.ghn.hidden,
+        "ghn.tile": config.ghn.tile,
+        "steps": config.steps,
+        "batch": config.batch,
+        "log-every": config.log_every,
+        "checkpoint-every": config.checkpoint_every,
+        "out": run,
+    }
+    return ["ghn", "--augment.no-flip", *(f"--{name}={value}" for name, value in flags.items())]
+
+
+def test_a_killed_run_goes_on_exactly(
+    config: TrainConfig, unbroken: tuple[Path, Any], tmp_path: Path, cache: Path
+) -> None:
+    run = tmp_path / "run"
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+    line = [sys.executable, "-m", "train.cli", *command(config, run)]
+    with (tmp_path / "output").open("w+") as output:
+        process = subprocess.Popen(line, env=environment, stdout=output, stderr=output)
+        while process.poll() is None:
+            if (run / "metrics.jsonl").exists() and len((run / "metrics.jsonl").read_text().splitlines()) >= 3:
+                process.send_signal(signal.SIGKILL)
+                break
+            time.sleep(0.005)
+        assert process.wait() == -signal.SIGKILL, (tmp_path / "output").read_text()
+    assert 2 in steps_of(run) and 6 not in steps_of(run)
+    again = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert_same_run(run, unbroken[0], config)
+    recorded = [json.loads((folder / "config.json").read_text()) for folder in (run, unbroken[0])]
+    assert recorded[0] == recorded[1]
+
+
+# ----------------------------------------------------------------------------------------------- folders of others
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, "seed was 0, is 1"),
+        ({"optimizer": OptimizerConfig(learning_rate=1e-3)}, "optimizer.learning_rate was 0.003, is 0.001"),
+        ({"steps": 8}, "steps was 6, is 8"),
+        ({"ghn": GHNConfig(width=8, message_width=4, hidden=8, tile=8, residual=False)}, "ghn.residual was True, is F"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_the_folder_of_another_run_is_refused(
+    config: TrainConfig, unbroken: tuple[Path, Any], change: dict[str, Any], message: str
+) -> None:
+    run = unbroken[0]
+    with pytest.raises(RunError, match=re.escape(f"{run}: belongs to another run ({message}") + ".*another --out"):
+        loop.train(dataclasses.replace(config, **change), run)
+
+
+def test_a_run_on_other_data_is_refused(config: TrainConfig, unbroken: tuple[Path, Any], tmp_path: Path) -> None:
+    content = dict(np.load(config.data.source))
+    content["x_train"][0, 0, 0] ^= 1
+    np.savez(tmp_path / "tiny.npz", **content)
+    other = dataclasses.replace(config.data, source=str(tmp_path / "tiny.npz"))
+    with pytest.raises(ValueError, match="train_images_sha256"):
+        loop.train(dataclasses.replace(config, data=other), unbroken[0])
+
+
+def test_a_folder_of_something_else_is_refused(config: TrainConfig, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("42")
+    with pytest.raises(RunError, match=re.escape(str(tmp_path)) + r": is not empty and holds no run.*another --out"):
+        loop.train(config, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("content", ["{", "{}", "[]", '{"config": {}}'])
+def test_a_config_that_is_no_runs_is_refused(config: TrainConfig, tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(RunError, match=re.escape(str(tmp_path)) + ".*another --out"):
+        loop.train(config, tmp_path)
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(config: TrainConfig, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("42")
+    with pytest.raises(RunError, match=re.escape(str(tmp_path / "run")) + ": cannot be written"):
+        loop.train(config, tmp_path / "run")
+
+
+# ---------------------------------------------------------------------------------------------------- divergence
+
+
+def exploding(config: TrainConfig, **changes: Any) -> TrainConfig:
+    optimizer = OptimizerConfig(name="sgd", learning_rate=1e30, clip=1e30)
+    return dataclasses.replace(config, optimizer=optimizer, **changes)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("rhythm", [{"log_every": 1, "checkpoint_every": 100}, {"log_every": 1, "checkpoint_every": 1}])
+def test_a_diverging_run_stops_and_names_the_last_good_checkpoint(
+    config: TrainConfig, tmp_path: Path, rhythm: dict[str, int]
+) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(RunError, match=r"the loss is not finite.*learning-rate.*1e\+30") as caught:
+        loop.train(exploding(config, **rhythm), run)
+    named = re.search(r"checkpoint (\d+) holds the last good state", str(caught.value))
+    assert named and steps_of(run)[-1] == int(named[1]) < 6
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(ghn.load(run).parameters))
+    assert all(np.isfinite(line["loss"]) for line in metrics_of(run))
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("rhythm", [{"log_every": 1, "checkpoint_every": 100}, {"log_every": 1, "checkpoint_every": 1}])
+def test_the_last_good_checkpoint_has_a_finite_loss(
+    config: TrainConfig, tmp_path: Path, rhythm: dict[str, int]
+) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(RunError, match="not finite"):
+        loop.train(exploding(config, **rhythm), run)
+    parameters = ghn.load(run).parameters
+    config = exploding(config)
+    batch = BatchStream(config, make_hypernetwork(config, load_data(config.data)), load_data(config.data).train)[0]
+    assert np.isfinite(quick_loss(None, parameters, batch)[0])
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_run_that_diverges_before_its_first_check_keeps_its_start(config: TrainConfig, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(RunError, match=r"between steps 0 and 6 .*checkpoint 0 holds the last good state"):
+        loop.train(exploding(config, log_every=100, checkpoint_every=100), run)
+    start = make_hypernetwork(config, load_data(config.data)).parameters
+    jax.tree.map(np.testing.assert_array_equal, ghn.load(run).parameters, start)
+
+
+# ------------------------------------------------------------------------------------------------------- full disks
+
+
+def no_room(monkeypatch: pytest.MonkeyPatch, step: int, how: str) -> None:
+    """Saving checkpoint `step` fails: because it says so, or because no file may grow beyond a few bytes."""
+    original = loop.save_run
+
+    def save(run: Path, hypernetwork: Any, training: Any) -> None:
+        if hypernetwork.step != step:
+            return original(run, hypernetwork, training)
+        if how == "error":
+            raise OSError(28, "No space left on device")
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200, limits[1]))
+        try:
+            return original(run, hypernetwork, training)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    monkeypatch.setattr(loop, "save_run", save)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("how", ["error", "limit"])
+def test_a_save_that_fails_keeps_the_last_checkpoint(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    run = tmp_path / "run"
+    no_room(monkeypatch, 4, how)
+    with pytest.raises(RunError, match=r"checkpoint 4 cannot be written.*checkpoint 2 is kept.*Make room and run"):
+        loop.train(config, run)
+    assert steps_of(run) == [2] and ghn.load(run).step == 2
+    monkeypatch.undo()
+    monkeypatch.setattr(train.step, "loss_fn", quick_loss)
+    loop.train(config, tmp_path / "unbroken")
+    loop.train(config, run)
+    assert_same_run(run, tmp_path / "unbroken", config)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_first_save_that_fails_says_that_there_is_no_checkpoint(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_room(monkeypatch, 2, "error")
+    with pytest.raises(RunError, match=r"checkpoint 2 cannot be written \(.*No space left.*\); there is none yet"):
+        loop.train(config, tmp_path / "run")
+    assert steps_of(tmp_path / "run") == []
+
+
+# ----------------------------------------------------------------------------------------------------- command line
+
+
+def exit_of(arguments: list[str], monkeypatch: pytest.MonkeyPatch, cache: Path) -> Any:
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(cache))
+    monkeypatch.setattr(sys, "argv", ["ghn-train", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    return caught.value.code
+
+
+@pytest.mark.parametrize("name", ["ghn", "target"])
+@pytest.mark.parametrize("source", ["missing.npz", "damaged.npz"])
+def test_bad_data_is_one_line_and_exit_code_2(
+    name: str,
+    source: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    cache: Path,
+) -> None:
+    (tmp_path / "damaged.npz").write_bytes(b"PK\x03\x04 and no more")
+    path = tmp_path / source
+    out = tmp_path / "out"
+    assert exit_of([name, f"--data.source={path}", f"--out={out}"], monkeypatch, cache) == 2
+    captured = capsys.readouterr()
+    assert len(captured.err.strip().splitlines()) == 1
+    assert captured.err.startswith("error: ") and str(path) in captured.err
+    assert not out.exists()
+
+
+def test_a_config_out_of_range_is_named_with_exit_code_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], cache: Path
+) -> None:
+    assert exit_of(["ghn", "--steps=0", f"--out={tmp_path / 'out'}"], monkeypatch, cache) == 2
+    captured = capsys.readouterr()
+    assert "TrainConfig.steps=0: must be at least 1" in " ".join((captured.err + captured.out).split())
+
+
+def test_the_folder_of_another_run_is_one_line_and_exit_code_2(
+    config: TrainConfig,
+    unbroken: tuple[Path, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    cache: Path,
+) -> None:
+    arguments = command(dataclasses.replace(config, batch=9), unbroken[0])
+    assert exit_of(arguments, monkeypatch, cache) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith(f"error: {unbroken[0]}: belongs to another run (batch was 8, is 9)")
+
+
+def test_the_step_is_compiled_once_for_all_architectures(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the loop calls it: batches of the stream differ in values only, never in shape or type."""
+    hypernetwork = make_hypernetwork(config, load_data(config.data))
+    monkeypatch.setattr(train.step, "loss_fn", quick_loss)
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    step = jax.jit(functools.partial(train.step.train_step, hypernetwork.definition, optimizer))
+    state = init_state(hypernetwork, optimizer)
+    for batch in BatchStream(config, hypernetwork, load_data(config.data).train).iterate(0, 10):
+        state, _ = step(state, batch)
+    assert step._cache_size() == 1

@@ -1,0 +1,129 @@
+"""One step, compiled for all architectures, equals a plain loop over architectures."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from jax import Array
+
+from architectures.layers import Layers
+from architectures.spaces import Cell, NASBench201
+from ghn.api import Hypernetwork
+from ghn.config import GHNConfig
+from ghn.features import stack_inputs
+from train.step import Batch, TrainState, init_state, loss_fn, train_step
+
+SPACE = NASBench201(channels=2, cells=1, input_shape=(6, 6, 1), classes=3, stages=1)
+CELLS = (
+    Cell(("nor_conv_3x3", "nor_conv_1x1", "avg_pool_3x3", "skip_connect", "nor_conv_1x1", "nor_conv_3x3")),
+    Cell(("nor_conv_1x1", "nor_conv_3x3", "skip_connect", "none", "nor_conv_3x3", "avg_pool_3x3")),
+)
+RATE = 0.1
+Result = tuple[TrainState, dict[str, Array]]
+
+
+def keep_gradients() -> optax.GradientTransformation:
+    """Plain gradient descent that leaves the gradients in its state."""
+    return optax.GradientTransformation(
+        lambda parameters: jax.tree.map(jnp.zeros_like, parameters),
+        lambda gradients, state, parameters=None: (jax.tree.map(lambda g: -RATE * g, gradients), gradients),
+    )
+
+
+@pytest.fixture(scope="module")
+def hypernetwork() -> Hypernetwork:
+    return Hypernetwork.create(SPACE, GHNConfig(width=8, message_width=4, hidden=8, tile=8), seed=0)
+
+
+def make_batch(hypernetwork: Hypernetwork, cells: tuple[Cell, ...]) -> Batch:
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(8, *SPACE.input_shape)).astype(np.float32)
+    labels = rng.integers(0, SPACE.classes, 8).astype(np.int32)
+    graphs = stack_inputs([hypernetwork.inputs(SPACE.graph(cell)) for cell in cells])
+    return Batch(images, labels, graphs, stack_inputs([SPACE.encode(cell) for cell in cells]))
+
+
+@pytest.fixture(scope="module")
+def results(hypernetwork: Hypernetwork) -> dict[tuple[Cell, ...], Result]:
+    """A step on both architectures together, and on each alone."""
+    optimizer = keep_gradients()
+    state = init_state(hypernetwork, optimizer)
+    step = jax.jit(functools.partial(train_step, hypernetwork.definition, optimizer))
+    found = {cells: step(state, make_batch(hypernetwork, cells)) for cells in (CELLS, CELLS[:1], CELLS[1:])}
+    assert step._cache_size() == 2  # one for each number of architectures
+    return found
+
+
+@pytest.fixture(scope="module")
+def plain(hypernetwork: Hypernetwork) -> tuple[Any, dict[str, Array], Any]:
+    """Loss, metrics and gradients of a loop over architectures, through their static programs."""
+    batch = make_batch(hypernetwork, CELLS)
+
+    def loss(parameters: Any) -> tuple[Array, dict[str, Array]]:
+        module = nnx.merge(hypernetwork.definition, parameters)
+        losses, accuracies = [], []
+        for cell in CELLS:
+            weights = module(hypernetwork.inputs(SPACE.graph(cell)))
+            logits = SPACE.forward_static(weights, cell, batch.images, Layers("plain"))
+            log_probabilities = logits - jax.nn.logsumexp(logits, -1, keepdims=True)
+            losses.append(-log_probabilities[jnp.arange(8), batch.labels].mean())
+            accuracies.append((logits.argmax(-1) == batch.labels).mean())
+        return sum(losses) / len(CELLS), {"loss": sum(losses) / len(CELLS), "accuracy": sum(accuracies) / len(CELLS)}
+
+    (_, metrics), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(hypernetwork.parameters)
+    return hypernetwork.parameters, metrics, gradients
+
+
+def named(state: Any) -> dict[str, Any]:
+    return {"/".join(map(str, path)): np.asarray(leaf.get_value()) for path, leaf in nnx.to_flat_state(state)}
+
+
+def test_gradients_equal_those_of_a_plain_loop(results: dict[Any, Result], plain: Any) -> None:
+    found, expected = named(results[CELLS][0].optimizer_state), named(plain[2])
+    assert found.keys() == expected.keys()
+    largest = max(np.abs(gradient).max() for gradient in expected.values())
+    for name, gradient in expected.items():
+        tolerance = 1e-4 * np.abs(gradient).max() + 1e-6 * largest
+        np.testing.assert_allclose(found[name], gradient, rtol=0, atol=tolerance, err_msg=name)
+    used = [name for name, gradient in expected.items() if np.abs(gradient).max() > 1e-4 * largest]
+    assert {"base", "encoder", "propagation", "kernel", "head_kernel"} <= {name.split("/")[0] for name in used}
+
+
+def test_metrics_equal_those_of_a_plain_loop(results: dict[Any, Result], plain: Any) -> None:
+    metrics = results[CELLS][1]
+    np.testing.assert_allclose(metrics["loss"], plain[1]["loss"], rtol=1e-5)
+    np.testing.assert_allclose(metrics["accuracy"], plain[1]["accuracy"], rtol=1e-6)
+    squares = sum(float(np.square(gradient.astype(np.float64)).sum()) for gradient in named(plain[2]).values())
+    np.testing.assert_allclose(metrics["gradient_norm"], np.sqrt(squares), rtol=1e-4)
+
+
+def test_the_update_is_the_optimisers(results: dict[Any, Result], plain: Any) -> None:
+    state = results[CELLS][0]
+    assert int(state.step) == 1
+    gradients, before = named(state.optimizer_state), named(plain[0])
+    for name, after in named(state.parameters).items():
+        np.testing.assert_allclose(after, before[name] - RATE * gradients[name], rtol=1e-5, atol=1e-7, err_msg=name)
+
+
+def test_a_batch_of_two_architectures_is_the_mean_of_two_batches_of_one(results: dict[Any, Result]) -> None:
+    both, singles = results[CELLS], [results[CELLS[:1]], results[CELLS[1:]]]
+    for name in ("loss", "accuracy"):
+        mean = np.mean([metrics[name] for _, metrics in singles])
+        np.testing.assert_allclose(both[1][name], mean, rtol=1e-5)
+    assert abs(float(singles[0][1]["loss"]) - float(singles[1][1]["loss"])) > 1e-3
+    gradients = [named(state.optimizer_state) for state, _ in singles]
+    for name, found in named(both[0].optimizer_state).items():
+        expected = (gradients[0][name] + gradients[1][name]) / 2
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max() + 1e-6, err_msg=name)
+
+
+def test_jitted_equals_unjitted(hypernetwork: Hypernetwork, results: dict[Any, Result]) -> None:
+    loss, metrics = loss_fn(hypernetwork.definition, hypernetwork.parameters, make_batch(hypernetwork, CELLS))
+    for name in ("loss", "accuracy"):
+        np.testing.assert_allclose(metrics[name], results[CELLS][1][name], rtol=1e-5)
+    np.testing.assert_array_equal(loss, metrics["loss"])

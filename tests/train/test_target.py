@@ -1,0 +1,199 @@
+"""Ground truth: one program for all architectures and seeds, reproducible, in tables that never mix protocols."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from architectures.spaces import Cell, NASBench201
+from train import target_table
+from train.data import AugmentConfig, DataConfig, Splits, load
+from train.target import Outcome, Protocol, Trainer
+from train.target_table import TargetTable, sample_classes
+
+SPACE = NASBench201(channels=2, cells=1, input_shape=(6, 6, 1), classes=3, stages=1)
+PROTOCOL = Protocol(
+    epochs=2, batch=30, warmup=2, learning_rate=0.3, calibration=60, augment=AugmentConfig(crop=1, flip=True)
+)
+CELLS = (
+    Cell(("nor_conv_3x3", "none", "nor_conv_3x3", "skip_connect", "none", "nor_conv_3x3")),
+    Cell(("nor_conv_1x1", "avg_pool_3x3", "skip_connect", "nor_conv_1x1", "none", "avg_pool_3x3")),
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
+    """Images whose brightest third tells the class, under noise."""
+    path = tmp_path_factory.mktemp("data") / "tiny.npz"
+    rng = np.random.default_rng(0)
+    labels = (np.arange(300) % 3).astype(np.uint8)
+    images = rng.integers(0, 180, (300, 12, 12))
+    for index, label in enumerate(labels):
+        images[index, 4 * label : 4 * label + 4] += 60
+    images = images.astype(np.uint8)
+    np.savez(path, x_train=images[:240], y_train=labels[:240], x_test=images[240:], y_test=labels[240:])
+    return DataConfig(source=str(path), image_size=6, score_images=60)
+
+
+@pytest.fixture(scope="module")
+def splits(data: DataConfig) -> Splits:
+    return load(data)
+
+
+@pytest.fixture(scope="module")
+def trainer(splits: Splits) -> Trainer:
+    return Trainer(SPACE, splits, PROTOCOL)
+
+
+@pytest.fixture(scope="module")
+def outcome(trainer: Trainer) -> Outcome:
+    return trainer(CELLS[0], [0, 1])
+
+
+def test_outcomes_are_per_seed_and_sound(outcome: Outcome) -> None:
+    for values in outcome:
+        assert values.shape == (2,) and np.isfinite(values).all()
+    assert ((outcome.test_accuracy > 0.5) & (outcome.test_accuracy <= 1)).all()  # chance is a third
+    assert (outcome.train_loss < np.log(3)).all()
+
+
+def test_the_same_seed_gives_the_same_result(trainer: Trainer, outcome: Outcome) -> None:
+    jax.tree.map(np.testing.assert_array_equal, trainer(CELLS[0], [0, 1]), outcome)
+
+
+def test_seeds_differ(outcome: Outcome) -> None:
+    assert outcome.train_loss[0] != outcome.train_loss[1]
+    assert outcome.test_loss[0] != outcome.test_loss[1]
+
+
+def test_results_come_in_the_order_of_the_seeds(trainer: Trainer, outcome: Outcome) -> None:
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b[::-1]), trainer(CELLS[0], [1, 0]), outcome)
+    mixed = trainer(CELLS[0], [7, 0])
+    np.testing.assert_array_equal(mixed.test_loss[1], outcome.test_loss[0])
+
+
+def test_one_compilation_for_all_architectures(trainer: Trainer, outcome: Outcome) -> None:
+    other = trainer(CELLS[1], [0, 1])
+    assert (other.train_loss != outcome.train_loss).all()
+    assert trainer._run._cache_size() == 1
+
+
+def test_a_batch_larger_than_the_train_split_is_refused(splits: Splits) -> None:
+    with pytest.raises(ValueError, match="batch=500: the train split has only 180 images"):
+        Trainer(SPACE, splits, Protocol(batch=500))
+
+
+def test_the_protocols_hash_covers_everything(splits: Splits, data: DataConfig) -> None:
+    provenance = dict(splits.provenance)
+    variants = [
+        (PROTOCOL, SPACE, data, provenance),
+        (Protocol(epochs=3), SPACE, data, provenance),
+        (PROTOCOL, NASBench201(channels=4, cells=1, input_shape=(6, 6, 1), classes=3, stages=1), data, provenance),
+        (PROTOCOL, SPACE, DataConfig(source=data.source, image_size=6, score_images=30), provenance),
+        (PROTOCOL, SPACE, data, {**provenance, "train_images_sha256": "0"}),
+    ]
+    hashes = [protocol.hash(*rest) for protocol, *rest in variants]
+    assert len(set(hashes)) == len(variants)
+    assert PROTOCOL.hash(SPACE, data, provenance) == hashes[0]
+
+
+# ---------------------------------------------------------------------------------------------------- tables
+
+
+class FakeTrainer:
+    """Answers at once, and counts."""
+
+    calls: list[tuple[Any, list[int]]]
+
+    def __init__(self, *arguments: Any) -> None:
+        pass
+
+    def __call__(self, architecture: Any, seeds: list[int]) -> Outcome:
+        self.calls.append((architecture, seeds))
+        value = np.array([(sum(map(ord, str(architecture))) + seeds[0]) / 1e6], np.float32)
+        return Outcome(value, value + 1, value + 2)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, list[int]]]:
+    FakeTrainer.calls = []
+    monkeypatch.setattr(target_table, "Trainer", FakeTrainer)
+    return FakeTrainer.calls
+
+
+def make_table(path: Path, splits: Splits, data: DataConfig, protocol: Protocol = PROTOCOL) -> TargetTable:
+    return TargetTable(path, SPACE, splits, data, protocol)
+
+
+def test_a_table_goes_on_where_it_stopped(tmp_path: Path, splits: Splits, data: DataConfig, calls: list[Any]) -> None:
+    path = tmp_path / "sub" / "truth.csv"
+    rows = make_table(path, splits, data).run(CELLS, [0, 1])
+    first = [next(rows) for _ in range(3)]
+    rows.close()
+    assert calls == [(CELLS[0], [0]), (CELLS[1], [0]), (CELLS[0], [1])]  # seed by seed
+    table = make_table(path, splits, data)
+    assert table.rows() == first
+    (last,) = list(table.run(CELLS, [0, 1]))
+    assert calls[3:] == [(CELLS[1], [1])]
+    assert table.rows() == [*first, last]
+    assert list(make_table(path, splits, data).run(CELLS, [0, 1])) == [] and len(calls) == 4
+    assert [row.seed for row in table.rows()] == [0, 0, 1, 1]
+    assert [SPACE.from_string(row.architecture) for row in table.rows()] == [*CELLS, *CELLS]
+    assert first[0].key == SPACE.canonical(CELLS[0])
+    with path.open(newline="") as file:
+        assert [float(row["test_loss"]) for row in csv.DictReader(file)] == [row.test_loss for row in table.rows()]
+
+
+def test_a_table_of_another_protocol_is_refused(tmp_path: Path, splits: Splits, data: DataConfig) -> None:
+    path = tmp_path / "truth.csv"
+    before = make_table(path, splits, data)
+    content = path.read_text(), path.with_suffix(".json").read_text()
+    other = Protocol(epochs=3)
+    with pytest.raises(ValueError, match=rf"{path}: made under protocol {before.protocol_hash}.*another --out"):
+        make_table(path, splits, data, other)
+    assert (path.read_text(), path.with_suffix(".json").read_text()) == content
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.9])
+def test_a_row_that_a_kill_cut_short_is_made_again(
+    tmp_path: Path, splits: Splits, data: DataConfig, calls: list[Any], kept: float
+) -> None:
+    path = tmp_path / "truth.csv"
+    whole = list(make_table(path, splits, data).run(CELLS, [0]))
+    text = path.read_text()
+    start = text.rstrip().rindex("\n") + 1
+    path.write_text(text[: start + int(kept * (len(text) - start))])
+    table = make_table(path, splits, data)
+    assert [row.architecture for row in table.run(CELLS, [0])] == [whole[1].architecture]
+    assert [row.architecture for row in table.rows()] == [row.architecture for row in whole]
+    assert [row.test_loss for row in table.rows()] == [row.test_loss for row in whole]
+
+
+# --------------------------------------------------------------------------------------------------- classes
+
+
+def test_sampled_classes_are_distinct_and_connected() -> None:
+    cells = sample_classes(SPACE, 100, seed=0)
+    assert len({SPACE.canonical(cell) for cell in cells}) == len(cells) == 100
+    assert all(SPACE.connected(cell) for cell in cells)
+
+
+def test_sampled_classes_are_reproducible() -> None:
+    first = sample_classes(SPACE, 40, seed=0)
+    assert sample_classes(SPACE, 40, seed=0) == first
+    assert sample_classes(SPACE, 20, seed=0) == first[:20]
+    assert sample_classes(SPACE, 40, seed=1) != first
+
+
+def test_sampled_classes_meet_the_condition() -> None:
+    cells = sample_classes(SPACE, 30, 0, lambda cell: SPACE.held_out(cell, 0.1))
+    assert len(cells) == 30 and all(SPACE.held_out(cell, 0.1) for cell in cells)
+
+
+def test_asking_for_more_classes_than_there_are_is_refused() -> None:
+    wanted = {SPACE.canonical(cell) for cell in CELLS}
+    with pytest.raises(ValueError, match=r"count=3: only \d connected classes that fit were found; ask for fewer"):
+        sample_classes(SPACE, 3, 0, lambda cell: SPACE.canonical(cell) in wanted)
