@@ -30,7 +30,7 @@ from train.target_table import sample_classes
 class DemoConfig:
     """The demonstration; with the defaults about 8 minutes on two CPU cores."""
 
-    train: TrainConfig = TrainConfig(steps=6000)
+    train: TrainConfig = TrainConfig()
     protocol: Protocol = Protocol()  # of the networks trained from scratch at the end
     candidates: int = 500  # unseen classes to rank
     finalists: int = 3  # of the best, of random ones, and of the worst, to be trained from scratch

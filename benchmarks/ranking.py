@@ -1,0 +1,138 @@
+"""How well do generated weights rank architectures that the hypernetwork never saw?
+
+(a) "embedded": the ground truth in the package (Fashion-MNIST 4,000 images at 14 x 14, trained from scratch).
+(b) "nasbench201": real 200-epoch CIFAR-10 accuracies of NAS-Bench-201, hypernetwork trained on CIFAR-10 at 16 x 16.
+
+    python benchmarks/ranking.py --cifar10 DIR --table nasbench201.csv.gz
+
+In (b) held-out classes fall into a development and a reported half, by a hash; the score was fixed on the first
+(ranking_variants.md) and this benchmark reads the second. Hypernetworks are trained into --runs and found there again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+from common import console, finish
+from eval.ground_truth import GroundTruth, read_ground_truth
+from eval.ranking import (
+    PRIMARY,
+    SECONDARY,
+    Method,
+    Ranking,
+    combine,
+    compare,
+    free_methods,
+    generated_methods,
+    timed_scores,
+)
+from eval.report import ranking_json, ranking_notes, ranking_rows
+from eval.scoring import Scorer
+from ghn import GHNConfig, Hypernetwork
+from train.config import TrainConfig
+from train.data import AugmentConfig, DataConfig, Splits, load
+from train.loop import train
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What to run."""
+
+    cifar10: Path | None = None  # folder of CIFAR-10 binaries, for (b)
+    table: Path | None = None  # NAS-Bench-201 CSV with arch_str and 200-epoch accuracies, for (b)
+    column: str = "cifar10_test_200ep"  # its accuracy column
+    half: str = "reported"  # of the held-out classes of (b): "reported" or "development"
+    runs: Path = Path("runs/benchmark-ranking")  # where hypernetworks are trained
+    images: int = 500  # images of each split that a score uses
+    seeds: int = 3  # hypernetworks of each kind of data
+    steps: int = 6000  # of every hypernetwork and supernet
+    only: str | None = None  # "embedded" or "nasbench201": just that part
+    quick: bool = False  # 2 seeds, 300 steps, 500 resamples
+    out: Path = Path("benchmarks/results")  # results
+
+
+def embedded_config(options: Options) -> TrainConfig:
+    """Training for (a): the demo's own."""
+    return TrainConfig(steps=options.steps)
+
+
+def cifar10_config(options: Options) -> TrainConfig:
+    """Training for (b)."""
+    data = DataConfig(source=str(options.cifar10), image_size=16)
+    return TrainConfig(data=data, augment=AugmentConfig(crop=2, flip=True), steps=options.steps, held_out=0.65)
+
+
+def part(options: Options, name: str, config: TrainConfig, select: Callable[[Hypernetwork], GroundTruth]) -> Ranking:
+    """Trains what is missing, scores, compares."""
+    splits = load(config.data)
+    seeds = [dataclasses.replace(config, seed=seed) for seed in range(options.seeds)]
+    hypernetworks = [train(seed, options.runs / f"{name}-{seed.seed}") for seed in seeds]
+    supernet = train(dataclasses.replace(config, ghn=GHNConfig(delta=False)), options.runs / f"{name}-supernet")
+    truth = select(hypernetworks[0])
+    space = hypernetworks[0].space
+    console.print(f"{name}: scoring {len(truth.architectures)} classes")
+    free = free_methods(space, truth.architectures, splits.train.images)
+    methods: dict[str, Method] = {}
+    for seed, hypernetwork in enumerate(hypernetworks):
+        own = _scored(hypernetwork, splits, truth, options.images)
+        methods |= {f"{key}, seed {seed}": method for key, method in own.items()}
+        methods[f"generated weights + parameters, seed {seed}"] = combine({**own, **free})
+    for key in (PRIMARY, SECONDARY):
+        members = [methods[f"{key}, seed {seed}"] for seed in range(options.seeds)]
+        mean = np.mean([member.scores for member in members], axis=0)
+        methods[key] = Method(mean, sum(member.seconds for member in members))
+    methods["generated weights + parameters"] = combine({**methods, **free})
+    for key, method in _scored(supernet, splits, truth, options.images).items():
+        methods[key.replace("generated weights", "delta = 0")] = method
+    return compare(truth, {**methods, **free}, resamples=500 if options.quick else 2000)
+
+
+def _scored(hypernetwork: Hypernetwork, splits: Splits, truth: GroundTruth, images: int) -> dict[str, Method]:
+    scorer = Scorer(hypernetwork, splits.train, splits.score, images)
+    return generated_methods(*timed_scores(scorer, truth.architectures))
+
+
+def main(options: Options) -> None:
+    """Both parts, where their data are at hand."""
+    if options.quick:
+        options = dataclasses.replace(options, seeds=min(options.seeds, 2), steps=min(options.steps, 300))
+    results: dict[str, Any] = {"embedded": None, "nasbench201": None}
+    rows: list[list[str]] = []
+    notes: list[str] = []
+
+    def add(name: str, ranking: Ranking) -> None:
+        results[name] = ranking_json(ranking)
+        header, *body = ranking_rows(ranking)
+        rows.extend([["data", *header]] if not rows else [])
+        rows.extend([name, *row] for row in body)
+        notes.extend(f"{name}: {note}" for note in ranking_notes(ranking))
+
+    def embedded_truth(hypernetwork: Hypernetwork) -> GroundTruth:
+        return read_ground_truth("embedded", hypernetwork.space).select(hypernetwork.unseen)
+
+    if options.only != "nasbench201":
+        add("embedded", part(options, "embedded", embedded_config(options), embedded_truth))
+    if options.cifar10 is not None and options.table is not None and options.only != "embedded":
+        table = options.table
+
+        def nasbench_truth(hypernetwork: Hypernetwork) -> GroundTruth:
+            space = hypernetwork.space
+
+            def wanted(architecture: Any) -> bool:
+                development = space.held_out(architecture, 0.5, seed=1)
+                return hypernetwork.unseen(architecture) and development == (options.half == "development")
+
+            return read_ground_truth(table, space, options.column).select(wanted)
+
+        add("nasbench201", part(options, "nasbench201", cifar10_config(options), nasbench_truth))
+    finish("ranking", results, rows[0], rows[1:], notes, list(range(options.seeds)), options.out)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

@@ -1,0 +1,24 @@
+"""The README's examples run as they stand."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+EXAMPLES = dict(re.findall(r"<!-- test: ([\w ]+) -->\n```python\n(.*?)```", README, re.DOTALL))
+
+
+@pytest.mark.parametrize("name", ["api", "own space"])
+def test_example_runs(name: str) -> None:
+    namespace = {"images": np.zeros((2, 14, 14, 1), np.float32), "__name__": "readme"}
+    exec(compile(EXAMPLES[name], f"README.md: {name}", "exec", dont_inherit=True), namespace)
+    logits = np.asarray(namespace["logits"])
+    assert logits.shape == (2, 10)
+    assert np.isfinite(logits).all()
+
+
+def test_own_space_and_op_take_about_thirty_lines() -> None:
+    lines = [line for line in EXAMPLES["own space"].splitlines() if line.strip()]
+    assert len(lines) <= 32
