@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 import tyro
-
 from common import console, finish
+
 from eval.ground_truth import GroundTruth, read_ground_truth
 from eval.ranking import (
     PRIMARY,

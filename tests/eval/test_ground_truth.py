@@ -40,7 +40,9 @@ def test_seeds_that_some_class_lacks_are_left_out_and_counted(tmp_path: Path) ->
 
 
 def test_a_published_layout_in_per_cent_and_gzip_is_read(tmp_path: Path) -> None:
-    text = "index,arch_str,cifar10\n" + "".join(f"{i},{a},{v}\n" for i, (a, v) in enumerate([(CONV, 93), (POOL, 85), (SKIP, 80)]))
+    text = "index,arch_str,cifar10\n" + "".join(
+        f"{i},{a},{v}\n" for i, (a, v) in enumerate([(CONV, 93), (POOL, 85), (SKIP, 80)])
+    )
     path = tmp_path / "t.csv.gz"
     path.write_bytes(gzip.compress(text.encode()))
     np.testing.assert_allclose(read_ground_truth(path, SPACE, "cifar10").accuracy, [0.93, 0.85, 0.80])

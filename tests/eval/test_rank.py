@@ -13,10 +13,10 @@ from rich.console import Console
 import ghn
 from architectures.layers import Layers
 from architectures.spaces import NASBench201
+from eval.ground_truth import GroundTruth
 from eval.rank import RankConfig, rank
 from eval.ranking import COMBINED, PRIMARY, Method, compare
 from eval.scoring import Scorer
-from eval.ground_truth import GroundTruth
 from ghn import GHNConfig, Hypernetwork, Preprocessing
 from train.cli import run_command
 from train.data import DataConfig, DataError, Splits, load
@@ -100,7 +100,15 @@ def test_rank_writes_everything_that_it_promises(
     )
     ranking = rank(config, tmp_path / "out", Console(quiet=True))
     assert ranking is not None
-    assert set(ranking.methods) >= {PRIMARY, COMBINED, "parameters", "FLOPs", "NWOT", "random", "delta = 0, training loss"}
+    assert set(ranking.methods) >= {
+        PRIMARY,
+        COMBINED,
+        "parameters",
+        "FLOPs",
+        "NWOT",
+        "random",
+        "delta = 0, training loss",
+    }
     with (tmp_path / "out" / "candidates.csv").open() as file:
         rows = list(csv.DictReader(file))
     losses = [float(row["score_loss"]) for row in rows]
@@ -120,7 +128,7 @@ def test_a_perfect_and_an_inverted_score_are_seen_as_such() -> None:
     ranking = compare(truth, {"good": Method(accuracy, 0.0), "bad": Method(-accuracy, 0.0)}, resamples=100)
     assert ranking.table["good"]["kendall"].value == pytest.approx(1)
     assert ranking.table["bad"]["kendall"].value == pytest.approx(-1)
-    with pytest.raises(ValueError, match="'nan'.*1 of 40"):
+    with pytest.raises(ValueError, match=r"'nan'.*1 of 40"):
         compare(truth, {"nan": Method(np.where(np.arange(40) == 3, np.nan, accuracy), 0.0)}, resamples=100)
 
 
