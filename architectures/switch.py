@@ -21,16 +21,21 @@ SlotWeights = Mapping[str, Array]
 Saved = tuple[Array, dict[str, Array], Array, Array]  # op index, slot, input, output of the linear part
 
 
-def cut(array: Array, shape: tuple[int, ...]) -> Array:
-    """The part of a slot's array that a smaller leaf uses.
+def cut_slices(have: tuple[int, ...], want: tuple[int, ...]) -> tuple[slice, ...]:
+    """Where a leaf of shape `want` lies in a slot of shape `have`.
 
     The first two axes of a rank-4 array are kernel positions and are cut at the centre; all others at the front.
     """
     starts = [
-        (have - want) // 2 if len(shape) == 4 and axis < 2 else 0
-        for axis, (have, want) in enumerate(zip(array.shape, shape, strict=True))
+        (outer - inner) // 2 if len(want) == 4 and axis < 2 else 0
+        for axis, (outer, inner) in enumerate(zip(have, want, strict=True))
     ]
-    return lax.slice(array, starts, [start + want for start, want in zip(starts, shape, strict=True)])
+    return tuple(slice(start, start + inner) for start, inner in zip(starts, want, strict=True))
+
+
+def cut(array: Array, shape: tuple[int, ...]) -> Array:
+    """The part of a slot's array that a smaller leaf uses (`cut_slices`)."""
+    return array[cut_slices(array.shape, shape)]
 
 
 def op_weights(op: Op, slot: SlotWeights, channels: int) -> dict[str, Array]:

@@ -26,6 +26,7 @@ class GHNConfig:
     encoding: Literal["mip", "raw"] = "mip"  # constant-norm encoding and states, or raw values and states
     residual: bool = True  # weights = base + delta, or delta alone
     delta: bool = True  # False: delta is frozen at 0
+    normalise: bool = True  # every kernel has the root mean square of an ordinary initialiser, after training too
     delta_scale: float = 0.1  # size of delta beside a base of 1, at the start
 
     def __post_init__(self) -> None:

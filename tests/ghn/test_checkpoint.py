@@ -150,7 +150,9 @@ UNCHECKED: dict[str, Change] = {
     "unknown config value": lambda d: {**d, "config": {**d["config"], "encoding": "fourier"}},
     "unknown preprocessing": lambda d: {**d, "preprocessing": {"gamma": [1.0]}},
 }
-UNREAD = pytest.mark.xfail(reason="_load_file and _empty let the errors of json, KeyError, TypeError, ValueError through")
+UNREAD = pytest.mark.xfail(
+    reason="_load_file and _empty let the errors of json, KeyError, TypeError, ValueError through"
+)
 
 
 @pytest.mark.parametrize("name", [*CHANGES, *(pytest.param(name, marks=UNREAD) for name in UNCHECKED)])

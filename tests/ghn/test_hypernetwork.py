@@ -222,7 +222,10 @@ def test_seeds_and_parameter_count(fresh: Hypernetwork, space: NASBench201, conf
         ("encoding", "fourier", "mip, raw"),
         ("delta_scale", 0.0, "positive"),
         pytest.param(
-            "delta_scale", float("nan"), "positive", marks=pytest.mark.xfail(reason="nan <= 0 is false in __post_init__")
+            "delta_scale",
+            float("nan"),
+            "positive",
+            marks=pytest.mark.xfail(reason="nan <= 0 is false in __post_init__"),
         ),
     ],
 )
