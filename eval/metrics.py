@@ -224,16 +224,27 @@ def _resampled(
     return values
 
 
+class UndefinedStatistic(ValueError):
+    """A statistic that is nan on too many resamples to have an interval."""
+
+
 def _interval(statistic: Statistic, value: float, samples: Floats, level: float) -> Interval:
     if not 0 < level < 1:
         raise ValueError(f"level: {level} is not in (0, 1)")
     bad = int(np.isnan(samples).sum())
     if bad > _MOST_NAN * len(samples):
         name = getattr(statistic, "__name__", "statistic")
-        raise ValueError(f"{name}: undefined (nan) on {bad} of {len(samples)} resamples")
+        raise UndefinedStatistic(f"{name}: undefined (nan) on {bad} of {len(samples)} resamples")
     tail = (1 - level) / 2
     low, high = np.quantile(samples[~np.isnan(samples)], [tail, 1 - tail])
     return Interval(value, float(low), float(high))
+
+
+def _interval_or_nan(statistic: Statistic, value: float, samples: Floats) -> Interval:
+    try:
+        return _interval(statistic, value, samples, 0.95)
+    except UndefinedStatistic:
+        return Interval(value, float("nan"), float("nan"))
 
 
 def bootstrap(
@@ -349,13 +360,15 @@ def ranking_table(
 ) -> dict[str, dict[str, Interval]]:
     """95 percent intervals for every method and statistic (RANKING_STATISTICS when None), all on the same resamples.
 
+    A statistic that is undefined on too many resamples (of few or tied scores) has its value and an interval of nan.
+
     `methods` maps a name to scores [A]. Equal to `bootstrap` with the same seed; ValueError names the method."""
     copies = _draw(classes, len(_column("truth", truth)), resamples, seed)
     table: dict[str, dict[str, Interval]] = {}
     for method, scores in methods.items():
         try:
             table[method] = {
-                name: _interval(f, f(scores, truth), _resampled(f, scores, truth, copies, {}), 0.95)
+                name: _interval_or_nan(f, f(scores, truth), _resampled(f, scores, truth, copies, {}))
                 for name, f in (RANKING_STATISTICS if statistics is None else statistics).items()
             }
         except ValueError as error:

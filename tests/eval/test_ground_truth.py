@@ -11,8 +11,8 @@ from eval.ground_truth import GroundTruthError, read_ground_truth
 from eval.metrics import reliability
 
 SPACE = NASBench201()
-CONV = "|nor_conv_3x3~0|+|none~0|none~1|+|none~0|skip_connect~1|none~2|"
-CONV_AGAIN = "|none~0|+|nor_conv_3x3~0|none~1|+|none~0|none~1|skip_connect~2|"  # isomorphic to CONV
+CONV = "|skip_connect~0|+|none~0|none~1|+|none~0|nor_conv_3x3~1|none~2|"
+CONV_AGAIN = "|none~0|+|none~0|none~1|+|nor_conv_3x3~0|none~1|none~2|"  # isomorphic to CONV
 POOL = "|avg_pool_3x3~0|+|none~0|none~1|+|none~0|skip_connect~1|none~2|"
 SKIP = "|none~0|+|none~0|none~1|+|skip_connect~0|none~1|none~2|"
 BROKEN = "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"
