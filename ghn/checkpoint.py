@@ -102,7 +102,11 @@ def _load_file(path: Path, space: SearchSpace[Any] | None) -> Hypernetwork:
         raise CheckpointError(f"{path}: damaged or no safetensors file ({error}); copy or train it again") from error
     if "description" not in metadata:
         raise CheckpointError(f"{path}: a safetensors file, but not a hypernetwork's (it has no description)")
-    hypernetwork = _empty(str(path), json.loads(metadata["description"]), space)
+    try:
+        description = json.loads(metadata["description"])
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path}: its description is no JSON ({error}); copy or train it again") from error
+    hypernetwork = _empty(str(path), description, space)
     expected = _flat(hypernetwork.parameters)
     if set(expected) != set(tensors):
         odd = sorted(set(expected) ^ set(tensors))
@@ -126,7 +130,23 @@ def _flat(parameters: Parameters) -> dict[str, Any]:
     return {"/".join(map(str, key)): leaf for key, leaf in nnx.to_flat_state(parameters)}
 
 
-def _empty(where: str, description: Mapping[str, Any], space: SearchSpace[Any] | None) -> Hypernetwork:
+def _empty(where: str, description: Any, space: SearchSpace[Any] | None) -> Hypernetwork:
+    """The described hypernetwork with abstract parameters.
+
+    Raises:
+        CheckpointError: a description that is incomplete, of another format version, or of another space.
+    """
+    try:
+        return _described(where, description, space)
+    except CheckpointError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{where}: its description cannot be read ({error!r}); it was made by another version"
+        ) from error
+
+
+def _described(where: str, description: Mapping[str, Any], space: SearchSpace[Any] | None) -> Hypernetwork:
     """The described hypernetwork with abstract parameters; CheckpointError where it fits not this version or space."""
     if description.get("format") != FORMAT:
         raise CheckpointError(

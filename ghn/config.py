@@ -39,5 +39,5 @@ class GHNConfig:
             raise ValueError(f"GHNConfig.encoding={self.encoding!r}: use one of {', '.join(ENCODINGS)}")
         if not self.delta and not self.residual:
             raise ValueError("GHNConfig: delta=False with residual=False leaves nothing; switch one of them on")
-        if self.delta_scale <= 0:
+        if not self.delta_scale > 0:
             raise ValueError(f"GHNConfig.delta_scale={self.delta_scale}: must be positive; delta=False freezes it at 0")

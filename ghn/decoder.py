@@ -22,10 +22,10 @@ from jax import Array
 
 
 @functools.cache
-def copy_signs(inputs: int, outputs: int, tile: int) -> np.ndarray:
-    """[I, O] fixed signs: 1 within the first copy of a tile, seeded random signs in all others."""
-    signs = np.random.default_rng(0).integers(0, 2, (inputs, outputs)).astype(np.float32) * 2 - 1
-    signs[:tile, :tile] = 1
+def copy_signs(shape: tuple[int, ...], tile: int) -> np.ndarray:
+    """[..., I, O] fixed signs: 1 within the first copy of a tile, seeded random signs in all others."""
+    signs = np.random.default_rng(0).integers(0, 2, shape).astype(np.float32) * 2 - 1
+    signs[..., :tile, :tile] = 1
     return signs
 
 
@@ -79,7 +79,7 @@ def _channels(channels_HIO: Array, hidden: Array, inputs: int, outputs: int, til
     if max(inputs, outputs) <= tile:
         return decoded
     repeated = wrap(wrap(decoded, decoded.ndim - 2, inputs), decoded.ndim - 1, outputs)
-    return repeated * copy_signs(inputs, outputs, tile)
+    return repeated * copy_signs(repeated.shape[1:], tile)
 
 
 class VectorDecoder(nnx.Module):

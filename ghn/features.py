@@ -33,7 +33,7 @@ class Bounds:
 
     def scale(self, name: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Maps [low, high] to [0, 1]."""
-        outside = (values < self.low) | (values > self.high)
+        outside = ~((values >= self.low) & (values <= self.high))  # NaN is outside too
         if outside.any():
             raise ValueError(
                 f"{name}={values[outside][0]:g} of node {int(np.flatnonzero(outside)[0])} is outside the declared "

@@ -109,8 +109,8 @@ def _claim(run: Path, config: TrainConfig, splits: Splits) -> None:
             path.write_text(json.dumps(own, indent=2) + "\n")
     except OSError as error:
         raise RunError(f"{run}: cannot be written ({error}); choose a folder on a writable disk with room") from error
-    except json.JSONDecodeError as error:
-        raise RunError(f"{path}: is damaged ({error}); delete the folder or choose another --out") from error
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"{path}: is damaged ({error!r}); delete the folder or choose another --out") from error
 
 
 def _differences(recorded: dict[str, Any], own: dict[str, Any], prefix: str = "") -> list[str]:

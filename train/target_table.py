@@ -90,6 +90,9 @@ class TargetTable:
             card_path.write_text(json.dumps(card, indent=2, default=str) + "\n")
         if not path.exists():
             path.write_text(",".join(COLUMNS) + "\n")
+        text = path.read_text()
+        if not text.endswith("\n"):  # a row that a kill cut short: it is trained again
+            path.write_text(text[: text.rfind("\n") + 1])
 
     def rows(self) -> list[Row]:
         """All finished runs."""

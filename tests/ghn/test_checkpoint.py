@@ -121,9 +121,9 @@ def test_another_format_is_refused(saved_file: Path, saved_run: Path, monkeypatc
 
 
 def test_another_space_is_refused(saved_file: Path, saved_run: Path, space: NASBench201) -> None:
-    other = dataclasses.replace(space, channels=8)
+    other = dataclasses.replace(space, channels=4)
     for source in (saved_file, saved_run):
-        expected = re.escape(str(source)) + r".*'channels': 4.*'channels': 8.*use a space with those settings"
+        expected = re.escape(str(source)) + r".*'channels': 8.*'channels': 4.*use a space with those settings"
         with pytest.raises(CheckpointError, match=expected):
             load(source, space=other)
 
@@ -150,12 +150,9 @@ UNCHECKED: dict[str, Change] = {
     "unknown config value": lambda d: {**d, "config": {**d["config"], "encoding": "fourier"}},
     "unknown preprocessing": lambda d: {**d, "preprocessing": {"gamma": [1.0]}},
 }
-UNREAD = pytest.mark.xfail(
-    reason="_load_file and _empty let the errors of json, KeyError, TypeError, ValueError through"
-)
 
 
-@pytest.mark.parametrize("name", [*CHANGES, *(pytest.param(name, marks=UNREAD) for name in UNCHECKED)])
+@pytest.mark.parametrize("name", [*CHANGES, *UNCHECKED])
 def test_a_description_that_does_not_fit_is_refused(saved_file: Path, tmp_path: Path, name: str) -> None:
     change = {**CHANGES, **UNCHECKED}[name]
     path = rewritten(saved_file, tmp_path / "odd.safetensors", change(described(saved_file)))
@@ -189,6 +186,7 @@ def damaged(run: Path, file: Path) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # orbax drops tasks that failed too
 def test_a_run_damaged_anywhere_is_refused_or_whole(
     hypernetwork: Hypernetwork, saved_run: Path, tmp_path: Path
 ) -> None:

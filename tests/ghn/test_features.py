@@ -74,7 +74,6 @@ def test_values_outside_their_bounds_are_named(name: str, side: str) -> None:
         graph_inputs(chain("input", "conv", "conv", **{name: value}), {}, VOCABULARY, (3, 1))
 
 
-@pytest.mark.xfail(reason="Bounds.scale compares with < and >, which are both false for NaN")
 @pytest.mark.parametrize("name", ["stride", "position"])
 def test_nan_is_outside_all_bounds(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name}=nan of node 1"):

