@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import functools
 import json
 import multiprocessing
@@ -15,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -65,10 +65,27 @@ def medians(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
 
 
 def in_fresh_process(function: Callable[..., Result], *arguments: Any) -> Result:
-    """`function(*arguments)` in a new Python process: nothing compiled, no memory used before."""
+    """`function(*arguments)` in a new Python process: nothing compiled, no memory used before.
+
+    Raises:
+        RuntimeError: the process ended without a result; its own message is on standard error.
+    """
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(function, *arguments).result()
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_deliver, args=(sender, function, arguments), daemon=True)
+    process.start()
+    sender.close()
+    try:
+        result: Result = receiver.recv()
+    except EOFError as error:
+        process.join()
+        raise RuntimeError(f"{function.__name__}{arguments}: ended with exit code {process.exitcode}") from error
+    process.join()
+    return result
+
+
+def _deliver(sender: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    sender.send(function(*arguments))
 
 
 def peak_mb() -> float:

@@ -107,7 +107,8 @@ def _initial_base(group: LeafGroup, rngs: nnx.Rngs) -> Array:
     shape = (group.slots, len(group.variants), *group.shape)
     if group.role in ("kernel", "head_kernel"):
         return jax.random.normal(rngs.params(), shape)
-    return jnp.full(shape, initial_mean(group.variants[0]))
+    # With a dtype: a weakly typed parameter would make the second step compile again.
+    return jnp.full(shape, initial_mean(group.variants[0]), jnp.float32)
 
 
 def vocabulary_ids(names: tuple[str, ...]) -> Mapping[str, int]:
