@@ -44,10 +44,10 @@ from train.loop import make_hypernetwork
 from train.step import Batch, TrainState, init_state, train_step
 
 ARMS: dict[str, GHNConfig] = {
-    "neither": GHNConfig(encoding="raw", residual=False),
-    "encoding": GHNConfig(encoding="mip", residual=False),
-    "residual": GHNConfig(encoding="raw", residual=True),
-    "mip": GHNConfig(encoding="mip", residual=True),
+    "neither": GHNConfig(encoding="raw", residual=False, normalise=False),
+    "encoding": GHNConfig(encoding="mip", residual=False, normalise=False),
+    "residual": GHNConfig(encoding="raw", residual=True, normalise=False),
+    "mip": GHNConfig(encoding="mip", residual=True, normalise=False),
 }
 OPTIMIZERS = ("sgd", "adam")
 GRIDS = {"sgd": (-3, -2, -1, 0), "adam": (-6, -5, -4, -3)}  # learning rate sqrt(10) ** exponent
