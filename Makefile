@@ -17,7 +17,7 @@ demo: $(INSTALLED) ## Run the demonstration; results in runs/demo.
 	$(BIN)/ghn-eval demo --out runs/demo
 
 test: lint ## Lint, check types, run the tests.
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(INSTALLED) ## Lint, check formatting and types.
 	$(BIN)/ruff check
