@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -145,6 +147,19 @@ def context(seed: Any) -> dict[str, Any]:
         "python": platform.python_version(),
         "seconds": round(time.perf_counter() - _START, 1),
     }
+
+
+@functools.cache
+def code_digest(*packages: str) -> str:
+    """A hash of all Python files of these packages: results kept from an earlier run hold only for the same code."""
+    digest = hashlib.sha256()
+    for package in packages:
+        specification = importlib.util.find_spec(package)
+        assert specification is not None and specification.submodule_search_locations is not None
+        for folder in specification.submodule_search_locations:
+            for file in sorted(Path(folder).rglob("*.py")):
+                digest.update(f"{package}/{file.relative_to(folder).as_posix()}".encode() + file.read_bytes())
+    return digest.hexdigest()
 
 
 def _markdown(name: str, context: Mapping[str, Any], header: Sequence[str], rows: Rows, notes: Sequence[str]) -> str:

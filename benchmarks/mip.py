@@ -9,8 +9,8 @@ lies at the grid's edge for any arm, the grid grows for all of them. All arms of
 architectures.
 Expected on two CPU cores: about 10 minutes; MIP takes at most 1 / 1.5 of the steps of "neither" under SGD.
 
-Finished runs are kept in OUT/.mip_runs, so that an interrupted benchmark goes on where it stopped; `--fresh` ignores
-them.
+Finished runs are kept in OUT/.mip_runs, so that an interrupted benchmark goes on where it stopped as long as the
+packages' code is the same; `--fresh` ignores them.
 """
 
 from __future__ import annotations
@@ -219,10 +219,13 @@ class Runs:
         self._computed.add(path)
         return run
 
-    def _key(self, *parts: Any) -> str:
+    def _key(self, arm: str, *parts: Any) -> str:
+        """Everything that decides the result of a run, the packages' code included."""
         fields = ("warmup", "targets", "clip", "channels", "batch", "steps")
         settings = [getattr(self._config, field) for field in fields]
-        return hashlib.sha256(json.dumps([VERSION, settings, parts]).encode()).hexdigest()[:16]
+        code = common.code_digest("architectures", "ghn", "train")
+        everything = [VERSION, code, settings, arm, dataclasses.asdict(ARMS[arm]), parts]
+        return hashlib.sha256(json.dumps(everything).encode()).hexdigest()[:16]
 
     @functools.cache  # noqa: B019
     def _trainer(self, arm: str) -> Trainer:
