@@ -135,7 +135,7 @@ def _save(run: Path, hypernetwork: Hypernetwork, state: TrainState) -> None:
         return
     try:
         save_run(run, current, _training_tree(state))
-    except OSError as error:
+    except (OSError, ValueError) as error:  # tensorstore reports a full disk as a ValueError
         kept = steps_of(run)
         raise RunError(
             f"{run}: checkpoint {current.step} cannot be written ({error}); "
