@@ -23,6 +23,7 @@ class GHNConfig:
     tile: int = 32  # input and output channels of the largest decoded tile; wider layers repeat it
     kernel_tile: int = 3  # spatial extent of the largest decoded tile; larger kernels repeat it
     propagation: Literal["gatedgnn", "none"] = "gatedgnn"  # how node states learn of the graph
+    message_relu: bool = False  # the message networks end in a ReLU, as GHN-2's do
     encoding: Literal["mip", "raw"] = "mip"  # constant-norm encoding and states, or raw values and states
     residual: bool = True  # weights = base + delta, or delta alone
     delta: bool = True  # False: delta is frozen at 0

@@ -4,7 +4,8 @@ A decoder predicts one tile; smaller tensors are cut out of it before anything i
 Copies of the tile carry a fixed pattern of signs, because a repeated tile alone would make identical channels (64
 copies of one block in ResNet-18's widest layer).
 
-All decoders return values of unit order; the parametrisation scales them to the layer.
+All decoders return values of unit order; the parametrisation scales them to the layer. They work in two stages:
+`hidden_units`, taken at once for all leaves of a role, and `emit`, shape by shape.
 
 Shape letters: S slots, D state width, H hidden units, K kernel positions along an axis, I inputs, O outputs.
 """
@@ -38,7 +39,23 @@ def wrap(array: Array, axis: int, size: int, centre: bool = False) -> Array:
     return jnp.take(array, np.arange(size) % have, axis=axis)
 
 
-class KernelDecoder(nnx.Module):
+class Decoder(nnx.Module):
+    """Interface: states [S, D] to tensors [S, *shape]."""
+
+    def __call__(self, states_SD: Array, shape: tuple[int, ...]) -> Array:
+        """[S, *shape]."""
+        return self.emit(self.hidden_units(states_SD), shape)
+
+    def hidden_units(self, states_SD: Array) -> Array:
+        """What does not depend on the shape."""
+        raise NotImplementedError
+
+    def emit(self, hidden: Array, shape: tuple[int, ...]) -> Array:
+        """Tensors [S, *shape] from the hidden units of their slots."""
+        raise NotImplementedError
+
+
+class KernelDecoder(Decoder):
     """Kernels (kh, kw, I, O): a hidden vector for every kernel position, then a tile of channels for each."""
 
     def __init__(self, width: int, hidden: int, tile: int, kernel_tile: int, *, rngs: nnx.Rngs) -> None:
@@ -48,16 +65,19 @@ class KernelDecoder(nnx.Module):
         scale = hidden**-0.5
         self.channels = nnx.Param(scale * jax.random.normal(rngs.params(), (hidden, tile, tile)))
 
-    def __call__(self, states_SD: Array, shape: tuple[int, ...]) -> Array:
+    def hidden_units(self, states_SD: Array) -> Array:
+        """[S, K, K, H] of the tile's kernel positions."""
+        hidden = self.positions(states_SD).reshape(len(states_SD), self.kernel_tile, self.kernel_tile, -1)
+        return jax.nn.leaky_relu(self.mix(jax.nn.leaky_relu(hidden)))
+
+    def emit(self, hidden_SKKH: Array, shape: tuple[int, ...]) -> Array:
         """[S, kh, kw, I, O]."""
         kh, kw, inputs, outputs = shape
-        hidden = self.positions(states_SD).reshape(len(states_SD), self.kernel_tile, self.kernel_tile, -1)
-        hidden = wrap(wrap(hidden, 1, kh, centre=True), 2, kw, centre=True)
-        hidden = jax.nn.leaky_relu(self.mix(jax.nn.leaky_relu(hidden)))
+        hidden = wrap(wrap(hidden_SKKH, 1, kh, centre=True), 2, kw, centre=True)
         return _channels(cast(Array, self.channels.get_value()), hidden, inputs, outputs, self.tile)
 
 
-class HeadDecoder(nnx.Module):
+class HeadDecoder(Decoder):
     """Linear heads (I, O)."""
 
     def __init__(self, width: int, hidden: int, tile: int, *, rngs: nnx.Rngs) -> None:
@@ -65,11 +85,14 @@ class HeadDecoder(nnx.Module):
         self.hidden = nnx.Linear(width, hidden, rngs=rngs)
         self.channels = nnx.Param(hidden**-0.5 * jax.random.normal(rngs.params(), (hidden, tile, tile)))
 
-    def __call__(self, states_SD: Array, shape: tuple[int, ...]) -> Array:
+    def hidden_units(self, states_SD: Array) -> Array:
+        """[S, H]."""
+        return jax.nn.leaky_relu(self.hidden(states_SD))
+
+    def emit(self, hidden_SH: Array, shape: tuple[int, ...]) -> Array:
         """[S, I, O]."""
         inputs, outputs = shape
-        hidden = jax.nn.leaky_relu(self.hidden(states_SD))
-        return _channels(cast(Array, self.channels.get_value()), hidden, inputs, outputs, self.tile)
+        return _channels(cast(Array, self.channels.get_value()), hidden_SH, inputs, outputs, self.tile)
 
 
 def _channels(channels_HIO: Array, hidden: Array, inputs: int, outputs: int, tile: int) -> Array:
@@ -82,13 +105,17 @@ def _channels(channels_HIO: Array, hidden: Array, inputs: int, outputs: int, til
     return repeated * copy_signs(repeated.shape[1:], tile)
 
 
-class VectorDecoder(nnx.Module):
+class VectorDecoder(Decoder):
     """1-D tensors (O,): normalisation scales, biases."""
 
     def __init__(self, width: int, hidden: int, tile: int, *, rngs: nnx.Rngs) -> None:
         self.hidden = nnx.Linear(width, hidden, rngs=rngs)
         self.output = nnx.Linear(hidden, tile, rngs=rngs)
 
-    def __call__(self, states_SD: Array, shape: tuple[int, ...]) -> Array:
+    def hidden_units(self, states_SD: Array) -> Array:
+        """[S, O of the tile]: the longest vector that is decoded without repetition."""
+        return self.output(jax.nn.leaky_relu(self.hidden(states_SD)))
+
+    def emit(self, hidden_SO: Array, shape: tuple[int, ...]) -> Array:
         """[S, O]."""
-        return wrap(self.output(jax.nn.leaky_relu(self.hidden(states_SD))), 1, shape[0])
+        return wrap(hidden_SO, 1, shape[0])

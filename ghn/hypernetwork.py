@@ -13,14 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
+from numpy.typing import NDArray
 
 from architectures.layout import LeafGroup, WeightArrays, initial_mean, initial_scale
 from architectures.spaces import SearchSpace
 from architectures.switch import cut_slices
 from ghn.config import GHNConfig
-from ghn.decoder import HeadDecoder, KernelDecoder, VectorDecoder
+from ghn.decoder import Decoder, HeadDecoder, KernelDecoder, VectorDecoder
 from ghn.features import GraphInputs, NodeEncoder, constant_norm
 from ghn.propagation import make_propagation
+
+ROLES = ("kernel", "head_kernel", "scale", "bias", "head_bias")  # of leaves; each has a decoder
 
 
 class GHN(nnx.Module):
@@ -36,7 +39,7 @@ class GHN(nnx.Module):
         self.space = space
         if config.delta:
             self.encoder = NodeEncoder(len(space.op_names), config.width, config.encoding, rngs=rngs)
-            self.propagation = make_propagation(config.propagation, config.width, config.message_width, rngs=rngs)
+            self.propagation = make_propagation(config, rngs=rngs)
             sizes = (config.width, config.hidden, config.tile)
             self.kernel = KernelDecoder(*sizes, config.kernel_tile, rngs=rngs)
             self.head_kernel = HeadDecoder(*sizes, rngs=rngs)
@@ -50,37 +53,57 @@ class GHN(nnx.Module):
 
     def __call__(self, inputs: GraphInputs) -> WeightArrays:
         """Weights in the slot layout of the space: group name -> [S, *shape]."""
-        states_ND = self.node_states(inputs) if self.config.delta else None
-        return {name: self._decode(group, inputs, states_ND) for name, group in self.space.layout.items()}
+        deltas = self.deltas(inputs, self.node_states(inputs)) if self.config.delta else {}
+        return {
+            name: self._parametrise(group, inputs.variant[name], deltas.get(name))
+            for name, group in self.space.layout.items()
+        }
 
     def node_states(self, inputs: GraphInputs) -> Array:
         """[N, D] states after propagation."""
         states_ND = self.encoder(inputs.op_N, inputs.features_NF)
         return self.propagation(states_ND, inputs.distances_NN, self.space.schedule)
 
-    def decode_delta(self, group: LeafGroup, states_SD: Array) -> Array:
-        """[S, *shape] of unit order, whatever the norm of the states (with the MIP encoding)."""
+    def deltas(self, inputs: GraphInputs, states_ND: Array) -> WeightArrays:
+        """Group name -> [S, *shape] of unit order, whatever the norm of the states (with the MIP encoding)."""
         if self.config.encoding == "mip":
-            states_SD = constant_norm(states_SD)
-        decoder: Any = getattr(self, group.role)
-        return decoder(states_SD, group.shape)
+            states_ND = constant_norm(states_ND)
+        result: dict[str, Array] = {}
+        for role in ROLES:
+            groups = [group for group in self.space.layout.values() if group.role == role]
+            if groups:
+                decoder: Decoder = getattr(self, role)
+                owner_S = jnp.concatenate([inputs.owner[group.name] for group in groups])
+                ends = np.cumsum([group.slots for group in groups])
+                parts = jnp.split(decoder.hidden_units(states_ND[owner_S]), ends[:-1])
+                result |= {g.name: decoder.emit(part, g.shape) for g, part in zip(groups, parts, strict=True)}
+        return result
 
-    def _decode(self, group: LeafGroup, inputs: GraphInputs, states_ND: Array | None) -> Array:
-        variant_S, owner_S = inputs.variant[group.name], inputs.owner[group.name]
+    def _parametrise(self, group: LeafGroup, variant_S: Array | NDArray[np.int32], delta: Array | None) -> Array:
+        """scale(fan_in) * (base + delta)."""
         vector = group.role in ("scale", "bias", "head_bias")
         scales = jnp.array([1.0 if vector else initial_scale(leaf) for leaf in group.variants])
         scale_S = scales[variant_S].reshape(-1, *[1] * len(group.shape))
         unit: Array | float = 0.0
         if self.config.residual:
-            unit = self.base[_key(group.name)].get_value()[jnp.arange(group.slots), variant_S]
+            unit = _selected(self.base[_key(group.name)].get_value(), variant_S)
         elif vector:
             unit = initial_mean(group.variants[0])
-        if states_ND is not None:
-            size = self.config.delta_scale if self.config.residual or vector else 1.0
-            unit = unit + size * self.decode_delta(group, states_ND[owner_S])
+        if delta is not None:
+            unit = unit + (self.config.delta_scale if self.config.residual or vector else 1.0) * delta
         if self.config.normalise and group.role == "kernel":
             unit = unit_rms(jnp.asarray(unit), jnp.asarray(_extents(group))[variant_S])
         return scale_S * unit
+
+
+def _selected(bank_SV: Array, variant_S: Array | NDArray[np.int32]) -> Array:
+    """[S, ...]: every slot's own variant of a bank [S, V, ...]. By comparisons, because the gradient of indexing is a
+    scatter, which is slow on CPUs."""
+    selected = bank_SV[:, 0]
+    for variant in range(1, bank_SV.shape[1]):
+        chosen = (variant_S == variant).reshape(-1, *[1] * (selected.ndim - 1))
+        selected = jnp.where(chosen, bank_SV[:, variant], selected)
+    return selected
 
 
 def unit_rms(x_S: Array, mask_S: Array) -> Array:

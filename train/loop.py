@@ -17,7 +17,7 @@ from ghn.checkpoint import load_training, save_run, steps_of
 from train.batches import BatchStream
 from train.config import TrainConfig
 from train.data import Splits, check_provenance, load
-from train.metrics import MetricsWriter, TrainingProgress
+from train.metrics import MetricsWriter, TrainingProgress, write_whole
 from train.optimizer import make_optimizer
 from train.step import TrainState, init_state, train_step
 
@@ -106,7 +106,7 @@ def _claim(run: Path, config: TrainConfig, splits: Splits) -> None:
             raise RunError(f"{run}: is not empty and holds no run; choose another --out")
         else:
             run.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(own, indent=2) + "\n")
+            write_whole(path, json.dumps(own, indent=2) + "\n")
     except OSError as error:
         raise RunError(f"{run}: cannot be written ({error}); choose a folder on a writable disk with room") from error
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:

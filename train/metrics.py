@@ -20,8 +20,8 @@ class MetricsWriter:
         path = run / "metrics.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
         kept = [line for line in lines if _step(line) <= start]
-        self._file = path.open("w")
-        self._file.writelines(line + "\n" for line in kept)
+        write_whole(path, "".join(line + "\n" for line in kept))
+        self._file = path.open("a")
         self._tensorboard: Any = None
         if tensorboard:
             try:
@@ -49,6 +49,13 @@ class MetricsWriter:
         if self._tensorboard is not None:
             for name, value in values.items():
                 self._tensorboard.add_scalar(name, value, step)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a text file that appears complete or not at all."""
+    temporary = path.with_name(path.name + ".partial")
+    temporary.write_text(text)
+    temporary.replace(path)
 
 
 def _step(line: str) -> float:

@@ -78,14 +78,15 @@ def train_step(
     """One optimiser step.
 
     Returns:
-        The new state, and {"loss" in nats, "accuracy", "gradient_norm"}.
+        The new state, and {"loss" in nats, "accuracy", "gradient_norm", "parameter_norm"}. The first three are of the
+        state before the step; the last is of the new one, so that all being finite vouches for both.
     """
     grad_fn = jax.value_and_grad(functools.partial(loss_fn, definition), has_aux=True)
     (_, metrics), grads = grad_fn(state.parameters, batch)
     grads = jax.lax.optimization_barrier(grads)  # XLA:CPU would fuse them into the optimiser: 5 times the compilation
     updates, optimizer_state = optimizer.update(grads, state.optimizer_state, state.parameters)
     parameters = optax.apply_updates(state.parameters, updates)
-    metrics["gradient_norm"] = optax.tree.norm(grads)
+    metrics |= {"gradient_norm": optax.tree.norm(grads), "parameter_norm": optax.tree.norm(parameters)}
     return TrainState(parameters, optimizer_state, state.step + 1), metrics
 
 
