@@ -33,11 +33,16 @@ class LeafGroup:
         slots: number of leaves S.
         variants: the leaf of every op that may own a slot (one for the fixed parts of a network); a slot is as large
             as the largest, and the others are cut out of it.
+        sliced: all variants share one base, cut to their shape (SMASH's weights), instead of one base each.
+        generated: whether a hypernetwork adds its delta; if not, the base alone is the weight (SMASH's convolutions
+            beyond the 1x1).
     """
 
     name: str
     slots: int
     variants: tuple[Leaf, ...]
+    sliced: bool = False
+    generated: bool = True
 
     @property
     def role(self) -> Role:

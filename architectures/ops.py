@@ -58,15 +58,15 @@ def no_leaves(channels: int) -> Leaves:
 
 @dataclasses.dataclass(frozen=True)
 class Op:
-    """An operation from [B, H, W, C] to [B, H, W, C].
+    """An operation from [B, H, W, C] to [B, H, W, C] (or, where all candidates agree, to another number of channels).
 
     Attributes:
         name: the key of the op's embedding in a hypernetwork's vocabulary; unique within a space.
         apply: `apply(weights, x, layers)`, where `weights` holds the leaves declared below by name.
         leaves: the op's parameter leaves at a number of channels.
-        linear: optionally, the expensive first part of the op, of the same signature, whose output (shaped as x) is
-            what `apply` then gets for x. The executor saves that output, so that the backward pass does not compute
-            it again; an op without it is computed again from its input.
+        linear: optionally, the expensive first part of the op, of the same signature, whose output (of one shape for
+            all candidates of a switch) is what `apply` then gets for x. The executor saves that output, so that the
+            backward pass does not compute it again; an op without it is computed again from its input.
         kernel: spatial extent of its receptive field (an attribute of the graph's node).
         rectifies: its input passes through a ReLU first (what activation-pattern proxies observe).
     """

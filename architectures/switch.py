@@ -49,17 +49,28 @@ def run_op(op: Op, layers: Layers, slot: SlotWeights, x: Array) -> Array:
     return op.apply(weights, x if op.linear is None else op.linear(weights, x, layers), layers)
 
 
+def _no_hidden(ops: Sequence[Op], layers: Layers, slot: SlotWeights, x: Array) -> Array:
+    """Zeros in the shape that the linear parts of all ops share."""
+    for op in ops:
+        if op.linear is not None:
+            linear = op.linear
+            hidden = jax.eval_shape(lambda w, x: linear(w, x, layers), op_weights(op, slot, x.shape[-1]), x)  # noqa: B023
+            return jnp.zeros(hidden.shape, hidden.dtype)
+    return jnp.zeros(())
+
+
 def _forward(
     ops: Sequence[Op], layers: Layers, index: Array, slot: SlotWeights, x: Array, save: bool
 ) -> tuple[Array, Array]:
-    """Output of `ops[index]` and, with `save`, that of its linear part; both shaped as x, zeros where there is none."""
+    """Output of `ops[index]` and, with `save`, that of its linear part (zeros where there is none)."""
+    nothing = _no_hidden(ops, layers, slot, x) if save else jnp.zeros(())
 
     def branch(op: Op, slot: SlotWeights, x: Array) -> tuple[Array, Array]:
         weights = op_weights(op, slot, x.shape[-1])
         if op.linear is None:
-            return op.apply(weights, x, layers), jnp.zeros_like(x) if save else jnp.zeros(())
+            return op.apply(weights, x, layers), nothing
         hidden = op.linear(weights, x, layers)
-        return op.apply(weights, hidden, layers), hidden if save else jnp.zeros(())
+        return op.apply(weights, hidden, layers), hidden if save else nothing
 
     return lax.switch(index, [functools.partial(branch, op) for op in ops], dict(slot), x)
 

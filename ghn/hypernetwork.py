@@ -46,10 +46,9 @@ class GHN(nnx.Module):
             self.scale = VectorDecoder(*sizes, rngs=rngs)
             self.bias = VectorDecoder(*sizes, rngs=rngs)
             self.head_bias = VectorDecoder(*sizes, rngs=rngs)
-        if config.residual:
-            self.base = nnx.Dict(
-                {_key(name): nnx.Param(_initial_base(group, rngs)) for name, group in self.space.layout.items()}
-            )
+        based = {name: group for name, group in space.layout.items() if config.residual or not group.generated}
+        if based:
+            self.base = nnx.Dict({_key(name): nnx.Param(_initial_base(group, rngs)) for name, group in based.items()})
 
     def __call__(self, inputs: GraphInputs) -> WeightArrays:
         """Weights in the slot layout of the space: group name -> [S, *shape]."""
@@ -70,7 +69,7 @@ class GHN(nnx.Module):
             states_ND = constant_norm(states_ND)
         result: dict[str, Array] = {}
         for role in ROLES:
-            groups = [group for group in self.space.layout.values() if group.role == role]
+            groups = [group for group in self.space.layout.values() if group.role == role and group.generated]
             if groups:
                 decoder: Decoder = getattr(self, role)
                 owner_S = jnp.concatenate([inputs.owner[group.name] for group in groups])
@@ -85,13 +84,13 @@ class GHN(nnx.Module):
         scales = jnp.array([1.0 if vector else initial_scale(leaf) for leaf in group.variants])
         scale_S = scales[variant_S].reshape(-1, *[1] * len(group.shape))
         unit: Array | float = 0.0
-        if self.config.residual:
+        if self.config.residual or not group.generated:
             unit = _selected(self.base[_key(group.name)].get_value(), variant_S)
         elif vector:
             unit = initial_mean(group.variants[0])
         if delta is not None:
             unit = unit + (self.config.delta_scale if self.config.residual or vector else 1.0) * delta
-        if self.config.normalise and group.role == "kernel":
+        if self.config.normalise and group.role == "kernel" and group.generated:
             unit = unit_rms(jnp.asarray(unit), jnp.asarray(_extents(group))[variant_S])
         return scale_S * unit
 
@@ -126,8 +125,9 @@ def _key(group: str) -> str:
 
 
 def _initial_base(group: LeafGroup, rngs: nnx.Rngs) -> Array:
-    """[S, variants, *shape]: unit normal noise for kernels and heads, the initialiser's constant for 1-D leaves."""
-    shape = (group.slots, len(group.variants), *group.shape)
+    """[S, V, *shape] for V variants, or 1 where they share it: unit normal noise for kernels and heads, the
+    initialiser's constant for 1-D leaves."""
+    shape = (group.slots, 1 if group.sliced else len(group.variants), *group.shape)
     if group.role in ("kernel", "head_kernel"):
         return jax.random.normal(rngs.params(), shape)
     # With a dtype: a weakly typed parameter would make the second step compile again.

@@ -1,8 +1,22 @@
 """Search spaces."""
 
+from architectures.spaces.banks import BankNetwork, Block
 from architectures.spaces.base import Cost, Encoding, SearchSpace
 from architectures.spaces.cell import Cell, CellSpace
 from architectures.spaces.nasbench201 import NASBench201
 from architectures.spaces.registry import from_settings, settings
+from architectures.spaces.smash import SMASH
 
-__all__ = ["Cell", "CellSpace", "Cost", "Encoding", "NASBench201", "SearchSpace", "from_settings", "settings"]
+__all__ = [
+    "SMASH",
+    "BankNetwork",
+    "Block",
+    "Cell",
+    "CellSpace",
+    "Cost",
+    "Encoding",
+    "NASBench201",
+    "SearchSpace",
+    "from_settings",
+    "settings",
+]

@@ -8,8 +8,9 @@ from typing import Any
 
 from architectures.spaces.base import SearchSpace
 from architectures.spaces.nasbench201 import NASBench201
+from architectures.spaces.smash import SMASH
 
-SPACES: dict[str, type[SearchSpace[Any]]] = {NASBench201.name: NASBench201}
+SPACES: dict[str, type[SearchSpace[Any]]] = {NASBench201.name: NASBench201, SMASH.name: SMASH}
 
 
 def settings(space: SearchSpace[Any]) -> dict[str, Any]:

@@ -6,15 +6,19 @@ import json
 import pytest
 
 from architectures.ops import NONE, SKIP
-from architectures.spaces import CellSpace, NASBench201, from_settings, settings
+from architectures.spaces import SMASH, CellSpace, NASBench201, from_settings, settings
 
 
 @pytest.mark.parametrize(
     "space",
-    [NASBench201(), NASBench201(channels=4, cells=3, input_shape=(6, 6, 2), classes=7, stages=2)],
-    ids=["default", "other"],
+    [
+        NASBench201(),
+        NASBench201(channels=4, cells=3, input_shape=(6, 6, 2), classes=7, stages=2),
+        SMASH(channels=(4, 8), layers=(2,)),
+    ],
+    ids=["default", "other", "smash"],
 )
-def test_settings_survive_json(space: NASBench201) -> None:
+def test_settings_survive_json(space: NASBench201 | SMASH) -> None:
     assert from_settings(json.loads(json.dumps(settings(space)))) == space
 
 
@@ -23,11 +27,11 @@ def test_settings_name_every_field() -> None:
 
 
 def test_spaces_of_the_user_and_unknown_settings_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"space 'cell': not one of nasbench201"):
+    with pytest.raises(ValueError, match=r"space 'cell': not one of nasbench201, smash"):
         from_settings(settings(CellSpace(ops=(SKIP,))))
     with pytest.raises(ValueError, match=r"space 'nasbench201': unknown settings width; known: channels, cells"):
         from_settings({"name": "nasbench201", "channels": 4, "width": 4})
-    with pytest.raises(ValueError, match=r"space None: not one of nasbench201"):
+    with pytest.raises(ValueError, match=r"space None: not one of nasbench201, smash"):
         from_settings({})
     with pytest.raises(ValueError, match=r"space 'nasbench201': saved with ops \['none', 'skip_connect'\]"):
         from_settings(settings(NASBench201(ops=(NONE, SKIP))))

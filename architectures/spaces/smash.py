@@ -1,0 +1,429 @@
+"""SMASH's space of memory-bank networks (Brock et al., ICLR 2018)."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterator
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from architectures.bank_executor import BankShape, BlockChoices, BlockPlan, read_rows
+from architectures.executor import Observe
+from architectures.graph import ArchGraph
+from architectures.layers import Layers
+from architectures.layout import Layout, WeightArrays
+from architectures.spaces import bank_layout, bank_plain
+from architectures.spaces.banks import BankNetwork, Block, Conv, Layer, Path, canonical, filled, parse
+from architectures.spaces.base import Encoding, SearchSpace
+
+
+@dataclasses.dataclass(frozen=True)
+class SMASH(SearchSpace[BankNetwork]):
+    """Memory-bank networks: `blocks` resolutions, each with its own number of banks, channels and layers.
+
+    Stem (3x3), blocks with a 1x1 convolution and 2x2 average pooling between them, at the end a 1x1 convolution of all
+    banks to `features`, ReLU, global average pooling, linear classifier. As in the original, a hypernetwork generates
+    the 1x1 convolutions and the classifier, while the other convolutions are shared by all architectures and sliced;
+    `generate_all` generates those too.
+
+    Attributes:
+        input_shape: height, width and channels of an image.
+        classes: outputs of the classifier.
+        blocks: number of resolutions.
+        channels: choices for the channels of a bank in the first block, times `widening` from block to block.
+        widening: see there.
+        banks: choices for the number of banks of a block.
+        layers: choices for the number of layers of a block.
+        units: choices for the units of a layer, in multiples of the channels of a bank.
+        kernels, dilations, groups: choices for a convolution.
+        features: channels before the classifier.
+        generate_all: a hypernetwork generates all convolutions.
+
+    Raises:
+        ValueError: a field out of range.
+    """
+
+    name: ClassVar[str] = "smash"
+
+    input_shape: tuple[int, int, int] = (14, 14, 1)
+    classes: int = 10
+    blocks: int = 3
+    channels: tuple[int, ...] = (2, 4)
+    widening: int = 2
+    banks: tuple[int, ...] = (1, 2, 3, 4)
+    layers: tuple[int, ...] = (1, 2, 3)
+    units: tuple[int, ...] = (1, 2)
+    kernels: tuple[int, ...] = (3, 5)
+    dilations: tuple[int, ...] = (1, 2)
+    groups: tuple[int, ...] = (1, 2)
+    features: int = 32
+    generate_all: bool = False
+
+    def __post_init__(self) -> None:
+        for field in ("classes", "blocks", "widening", "features"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"SMASH.{field}={getattr(self, field)}: must be at least 1")
+        for field in ("channels", "banks", "layers", "units", "kernels", "dilations", "groups"):
+            choices = getattr(self, field)
+            if not choices or list(choices) != sorted(set(choices)) or choices[0] < 1:
+                raise ValueError(f"SMASH.{field}={choices}: give choices of at least 1 in ascending order, each once")
+        if any(channels % groups for channels in self.channels for groups in self.groups):
+            raise ValueError(f"SMASH.groups={self.groups}: each must divide every one of channels={self.channels}")
+        if any(kernel % 2 == 0 for kernel in self.kernels):
+            raise ValueError(f"SMASH.kernels={self.kernels}: must be odd")
+        if len(self.input_shape) != 3 or min(self.input_shape) < 1 or self.input_shape[0] != self.input_shape[1]:
+            raise ValueError(f"SMASH.input_shape={self.input_shape}: give (height, width, channels) of square images")
+
+    # ----------------------------------------------------------------------------------------------------- choices
+
+    @functools.cached_property
+    def convs(self) -> tuple[Conv, ...]:
+        """Every choice of convolution."""
+        return tuple(Conv(k, d, g) for k in self.kernels for d in self.dilations for g in self.groups)
+
+    @functools.cached_property
+    def kinds(self) -> tuple[tuple[int, int], ...]:
+        """(kernel, dilation) of every branch of the executor's switch; groups are data."""
+        return tuple((k, d) for k in self.kernels for d in self.dilations)
+
+    def widths(self, block: int) -> tuple[int, ...]:
+        """Choices for the channels of a bank in a block."""
+        return tuple(channels * self.widening**block for channels in self.channels)
+
+    def shape(self, block: int) -> BankShape:
+        """Padded sizes of a block."""
+        channels = self.widths(block)[-1]
+        return BankShape(self.banks[-1], channels, channels * self.units[-1])
+
+    def resolution(self, block: int) -> int:
+        """Height and width of a block's banks in pixels."""
+        return -(-self.input_shape[0] // 2**block)
+
+    @functools.cached_property
+    def size(self) -> int:
+        """Number of networks: reads are non-empty subsets of the banks that hold something, writes of all banks."""
+        paths = len(self.convs) * (len(self.convs) + 1)
+        layer = len(self.units) * paths * (1 + paths)
+        block = 0
+        for banks in self.banks:
+            counts = {1: 1}  # banks that hold something -> number of networks so far
+            for depth in range(1, self.layers[-1] + 1):
+                following: dict[int, int] = {}
+                for held, count in counts.items():
+                    for new in range(banks - held + 1):
+                        writes = math.comb(banks - held, new) * 2**held - (new == 0)
+                        more = count * layer * (2**held - 1) * writes
+                        following[held + new] = following.get(held + new, 0) + more
+                counts = following
+                if depth in self.layers:
+                    block += len(self.channels) * sum(counts.values())
+        return int(block**self.blocks)
+
+    # ---------------------------------------------------------------------------------------------------- sampling
+
+    def sample(self, seed: int | np.random.Generator) -> BankNetwork:
+        """Every choice uniformly, in the order of the text."""
+        rng = np.random.default_rng(seed)
+        return BankNetwork(tuple(self._sample_block(rng, index) for index in range(self.blocks)))
+
+    def _sample_block(self, rng: np.random.Generator, index: int) -> Block:
+        banks, channels = int(rng.choice(self.banks)), int(rng.choice(self.widths(index)))
+        layers: list[Layer] = []
+        held = frozenset({0})
+        for _ in range(int(rng.choice(self.layers))):
+            layers.append(self._sample_layer(rng, banks, channels, held))
+            held |= set(layers[-1].write)
+        return Block(banks, channels, tuple(layers))
+
+    def _sample_layer(self, rng: np.random.Generator, banks: int, channels: int, held: frozenset[int]) -> Layer:
+        read, write = _subset(rng, sorted(held)), _subset(rng, range(banks))
+        paths = tuple(self._sample_path(rng) for _ in range(1 + int(rng.integers(2))))
+        return Layer(read, write, channels * int(rng.choice(self.units)), paths)
+
+    def _sample_path(self, rng: np.random.Generator) -> Path:
+        return Path(self._sample_conv(rng), self._sample_conv(rng) if rng.integers(2) else None)
+
+    def _sample_conv(self, rng: np.random.Generator) -> Conv:
+        return self.convs[int(rng.integers(len(self.convs)))]
+
+    def perturb(
+        self, architecture: BankNetwork, seed: int | np.random.Generator, probability: float = 0.05
+    ) -> BankNetwork:
+        """SMASH's perturbation: every single choice is drawn again with this probability (its section 4 uses 0.05).
+
+        A layer that then reads banks that hold nothing reads those that do, or draws its reads again.
+        """
+        rng = np.random.default_rng(seed)
+
+        def again() -> bool:
+            return bool(rng.random() < probability)
+
+        blocks = []
+        for index, block in enumerate(architecture.blocks):
+            banks = int(rng.choice(self.banks)) if again() else block.banks
+            channels = int(rng.choice(self.widths(index))) if again() else block.channels
+            depth = int(rng.choice(self.layers)) if again() else len(block.layers)
+            layers: list[Layer] = []
+            held = frozenset({0})
+            for row in range(depth):
+                if row < len(block.layers):
+                    old = block.layers[row]
+                    multiple = old.units // block.channels
+                    read = tuple(sorted(held & set(old.read)))
+                    write = tuple(bank for bank in old.write if bank < banks)
+                    paths = [self._perturb_path(rng, path, probability) for path in old.paths]
+                    if again():
+                        paths = paths[:1] if len(paths) == 2 else [*paths, self._sample_path(rng)]
+                    layer = Layer(
+                        _subset(rng, sorted(held)) if again() or not read else read,
+                        _subset(rng, range(banks)) if again() or not write else write,
+                        channels * (int(rng.choice(self.units)) if again() else multiple),
+                        tuple(paths),
+                    )
+                else:
+                    layer = self._sample_layer(rng, banks, channels, held)
+                layers.append(layer)
+                held |= set(layer.write)
+            blocks.append(Block(banks, channels, tuple(layers)))
+        return BankNetwork(tuple(blocks))
+
+    def _perturb_path(self, rng: np.random.Generator, path: Path, probability: float) -> Path:
+        def conv(old: Conv) -> Conv:
+            return self._sample_conv(rng) if rng.random() < probability else old
+
+        inner = None if path.inner is None else conv(path.inner)
+        if rng.random() < probability:
+            inner = None if inner else self._sample_conv(rng)
+        return Path(conv(path.outer), inner)
+
+    def mutate(self, architecture: BankNetwork, seed: int | np.random.Generator) -> BankNetwork:
+        """A random one of `neighbours`."""
+        every = list(self.neighbours(architecture))
+        return every[int(np.random.default_rng(seed).integers(len(every)))]
+
+    def neighbours(self, architecture: BankNetwork) -> Iterator[BankNetwork]:
+        """Every network that differs in one choice, each once.
+
+        A choice is a bank in a read or write pattern, the units, a convolution (set, removed, exchanged), the banks or
+        channels of a block, one layer less or the last one twice.
+        """
+        for index, block in enumerate(architecture.blocks):
+            for other in dict.fromkeys(self._block_neighbours(block, index)):
+                if self._fault(other, index) is None and other != block:
+                    yield BankNetwork((*architecture.blocks[:index], other, *architecture.blocks[index + 1 :]))
+
+    def _block_neighbours(self, block: Block, index: int) -> Iterator[Block]:
+        for banks in self.banks:
+            yield dataclasses.replace(block, banks=banks)
+        for channels in self.widths(index):
+            layers = tuple(
+                dataclasses.replace(layer, units=layer.units // block.channels * channels) for layer in block.layers
+            )
+            yield dataclasses.replace(block, channels=channels, layers=layers)
+        for row in range(len(block.layers)):
+            yield dataclasses.replace(block, layers=block.layers[:row] + block.layers[row + 1 :])
+        yield dataclasses.replace(block, layers=(*block.layers, block.layers[-1]))
+        for row, layer in enumerate(block.layers):
+            for other in self._layer_neighbours(layer, block):
+                yield dataclasses.replace(block, layers=(*block.layers[:row], other, *block.layers[row + 1 :]))
+
+    def _layer_neighbours(self, layer: Layer, block: Block) -> Iterator[Layer]:
+        for bank in range(block.banks):
+            yield dataclasses.replace(layer, read=tuple(sorted(set(layer.read) ^ {bank})))
+            yield dataclasses.replace(layer, write=tuple(sorted(set(layer.write) ^ {bank})))
+        for multiple in self.units:
+            yield dataclasses.replace(layer, units=multiple * block.channels)
+        for row, path in enumerate(layer.paths):
+            others = [Path(conv, path.inner) for conv in self.convs]
+            others += [Path(path.outer, conv) for conv in (None, *self.convs)]
+            for other in others:
+                yield dataclasses.replace(layer, paths=(*layer.paths[:row], other, *layer.paths[row + 1 :]))
+        if len(layer.paths) == 2:
+            yield from (dataclasses.replace(layer, paths=(path,)) for path in layer.paths)
+        else:
+            yield from (dataclasses.replace(layer, paths=(*layer.paths, Path(conv))) for conv in self.convs)
+
+    # ------------------------------------------------------------------------------------------- text and identity
+
+    def to_string(self, architecture: BankNetwork) -> str:
+        """Blocks, layers and choices as `architectures.spaces.banks` writes them."""
+        return str(architecture)
+
+    def from_string(self, text: str) -> BankNetwork:
+        """Reads `to_string`'s text; ValueError naming the block, the layer and the choice."""
+        network = parse(text)
+        self._check(network)
+        return network
+
+    def canonical(self, architecture: BankNetwork) -> str:
+        """Banks renumbered and paths ordered so that equivalent networks agree."""
+        self._check(architecture)
+        return canonical(architecture)
+
+    def connected(self, architecture: BankNetwork) -> bool:
+        """Always: the first bank, which holds a block's input, is read at the block's end."""
+        self._check(architecture)
+        return True
+
+    def _check(self, network: BankNetwork) -> None:
+        if len(network.blocks) != self.blocks:
+            raise ValueError(f"architecture {network}: {len(network.blocks)} blocks, this space has {self.blocks}")
+        for index, block in enumerate(network.blocks):
+            fault = self._fault(block, index)
+            if fault:
+                raise ValueError(f"architecture {network}: block {index}: {fault}")
+
+    def _fault(self, block: Block, index: int) -> str | None:
+        """What is wrong with a block, if anything."""
+        if block.banks not in self.banks:
+            return f"{block.banks} banks; choices: {self.banks}"
+        if block.channels not in self.widths(index):
+            return f"{block.channels} channels; choices: {self.widths(index)}"
+        if len(block.layers) not in self.layers:
+            return f"{len(block.layers)} layers; choices: {self.layers}"
+        for row, (layer, held) in enumerate(zip(block.layers, filled(block), strict=False)):
+            units = tuple(block.channels * multiple for multiple in self.units)
+            for word, banks in (("reads", layer.read), ("writes", layer.write)):
+                if not banks or sorted(set(banks)) != list(banks) or banks[-1] >= block.banks:
+                    return f"layer {row} {word} {banks}; give banks below {block.banks}, ascending, each once"
+            if not set(layer.read) <= held:
+                return f"layer {row} reads bank {min(set(layer.read) - held)}, which holds nothing yet"
+            if layer.units not in units:
+                return f"layer {row} has {layer.units} units; choices: {units}"
+            if len(layer.paths) not in (1, 2):
+                return f"layer {row} has {len(layer.paths)} paths; give one or two"
+            for conv in (conv for path in layer.paths for conv in path.convolutions):
+                if conv not in self.convs:
+                    return f"layer {row}: unknown convolution {conv}; choices: {', '.join(map(str, self.convs))}"
+        return None
+
+    # ------------------------------------------------------------------------------------------------ graph and run
+
+    @functools.cached_property
+    def layout(self) -> Layout:
+        """Stem, for every block its layers and the 1x1 convolution that leaves it, classifier."""
+        return bank_layout.layout(self)
+
+    @property
+    def op_names(self) -> tuple[str, ...]:
+        """Kinds of node."""
+        return bank_layout.OPS
+
+    @functools.cached_property
+    def schedule(self) -> tuple[int, int]:
+        """Four steps a layer and two a block beside input, stem, pooling and classifier; the two paths side by side."""
+        return bank_layout.steps(self), 2
+
+    def graph(self, architecture: BankNetwork) -> ArchGraph:
+        """One node a convolution; a sum for what a layer writes, which every later reader of those banks reads."""
+        self._check(architecture)
+        return bank_layout.graph(self, architecture)
+
+    def encode(self, architecture: BankNetwork) -> Encoding:
+        """{field of BlockChoices: [blocks, ...] int32}."""
+        self._check(architecture)
+        rows = [self._encode_block(block) for block in architecture.blocks]
+        return {name: np.stack([row[name] for row in rows]).astype(np.int32) for name in BlockChoices._fields}
+
+    def _encode_block(self, block: Block) -> dict[str, np.ndarray]:
+        most, banks = self.layers[-1], self.banks[-1]
+        code = {
+            "banks": np.array(block.banks),
+            "channels": np.array(block.channels),
+            **{name: np.zeros(most, int) for name in ("active", "units")},
+            **{name: np.zeros((most, banks), int) for name in ("read", "write")},
+            **{name: np.zeros((most, 2), int) for name in ("inner", "outer")},
+            **{name: np.ones((most, 2), int) for name in ("inner_groups", "outer_groups")},
+        }
+        code["units"][:] = block.channels  # of layers that do not exist: nothing reads it, but groups divide it
+        for row, layer in enumerate(block.layers):
+            code["active"][row], code["units"][row] = 1, layer.units
+            code["read"][row, list(layer.read)] = 1
+            code["write"][row, list(layer.write)] = 1
+            for column, path in enumerate(layer.paths):
+                for name, conv in (("inner", path.inner), ("outer", path.outer)):
+                    if conv is not None:
+                        code[name][row, column] = 1 + self.kinds.index((conv.kernel, conv.dilation))
+                        code[f"{name}_groups"][row, column] = conv.groups
+        return code
+
+    def forward(
+        self,
+        arrays: WeightArrays,
+        encoding: Encoding | dict[str, Array],
+        images: Array,
+        layers: Layers,
+        observe: Observe | None = None,
+    ) -> tuple[Array, Array | float]:
+        """Logits and summed observations, by the executor."""
+        total: Array | float = 0.0
+
+        def block(index: int, x: Array) -> Array:
+            nonlocal total
+            choices = BlockChoices(**{name: jnp.asarray(value[index]) for name, value in encoding.items()})
+            plan = BlockPlan(self.shape(index), self.kinds, layers)
+            banks, observed = plan.run(bank_layout.part(arrays, f"block{index}"), choices, x, observe)
+            total = total + observed
+            return banks
+
+        logits, seen = self._skeleton(arrays, encoding, images, layers, block, observe)
+        return logits, total + seen
+
+    def forward_padded(self, arrays: WeightArrays, architecture: BankNetwork, images: Array, layers: Layers) -> Array:
+        """Logits by a static program for this architecture in the executor's padded widths: what its switches and
+        scans are timed against."""
+        encoding = self.encode(architecture)
+
+        def block(index: int, x: Array) -> Array:
+            choices = BlockChoices(**{name: value[index] for name, value in encoding.items()})
+            plan = BlockPlan(self.shape(index), self.kinds, layers)
+            depth = len(architecture.blocks[index].layers)
+            return plan.run_static(bank_layout.part(arrays, f"block{index}"), choices, depth, x)
+
+        return self._skeleton(arrays, encoding, images, layers, block, None)[0]
+
+    def _skeleton(
+        self,
+        arrays: WeightArrays,
+        encoding: Encoding | dict[str, Array],
+        images: Array,
+        layers: Layers,
+        block: bank_plain.RunBlock,
+        observe: Observe | None,
+    ) -> tuple[Array, Array | float]:
+        """Stem, blocks with what leads from one to the next, head."""
+        stem = bank_layout.only(arrays, "stem")
+        mask_N = jnp.arange(self.shape(0).channels) < encoding["channels"][0]
+        x = layers.batch_norm(layers.conv(images, stem["kernel"]), stem["scale"] * mask_N, stem["bias"] * mask_N)
+        for index in range(self.blocks):
+            banks = block(index, x)
+            leave = bank_layout.only(arrays, f"leave{index}")
+            in_use_K = jnp.arange(self.banks[-1]) < encoding["banks"][index]
+            rows_RR = read_rows(in_use_K.astype(jnp.int32), encoding["channels"][index], self.shape(index))
+            last = index + 1 == self.blocks
+            width = self.features if last else encoding["channels"][index + 1]
+            mask = jnp.arange(leave["scale"].shape[0]) < width
+            x = layers.batch_norm(
+                banks @ (rows_RR @ leave["kernel"][0, 0]), leave["scale"] * mask, leave["bias"] * mask
+            )
+            if not last:
+                x = layers.avg_pool_2x2(x)
+        classifier = bank_layout.only(arrays, "classifier")
+        logits = jax.nn.relu(x).mean((1, 2)) @ classifier["kernel"] + classifier["bias"]
+        return logits, 0.0 if observe is None else observe(x)
+
+    def forward_static(self, arrays: WeightArrays, architecture: BankNetwork, images: Array, layers: Layers) -> Array:
+        """Logits by a plain program in the architecture's own widths."""
+        return bank_plain.forward(self, arrays, architecture, images, layers)
+
+
+def _subset(rng: np.random.Generator, banks: range | list[int]) -> tuple[int, ...]:
+    """A random non-empty subset, all equally likely."""
+    pattern = int(rng.integers(1, 2 ** len(banks)))
+    return tuple(bank for position, bank in enumerate(banks) if pattern >> position & 1)
