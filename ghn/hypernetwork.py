@@ -34,6 +34,8 @@ class GHN(nnx.Module):
     weights = scale(fan_in) * (base + delta(node state)), where the base is learned for every slot and op of the space,
     starts as an ordinary initialiser would, and does not depend on the graph. Kernels are brought to unit root mean
     square before they are scaled (SMASH normalises generated tensors too): training alone lets them grow fourfold.
+
+    With the configurations of `ghn.presets`, there is no base, and the parts are those of GHN-2 and GHN-3.
     """
 
     def __init__(self, config: GHNConfig, space: SearchSpace[Any], *, rngs: nnx.Rngs) -> None:
