@@ -5,8 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-PROPAGATIONS = ("gatedgnn", "none")
-ENCODINGS = ("mip", "raw")
+CHOICES = {
+    "propagation": ("gatedgnn", "transformer", "none"),
+    "encoding": ("mip", "raw", "ghn2"),
+    "decoder": ("tile", "ghn2", "ghn3"),
+    "scaling": ("initialiser", "ghn2"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,30 +18,41 @@ class GHNConfig:
     """What a graph hypernetwork is made of; every switch is an ablation.
 
     `encoding` and `residual` together are the magnitude-invariant parametrisation (MIP, Ortiz et al. 2023). With
-    `delta=False` nothing depends on the graph and the hypernetwork is a weight-sharing supernet.
+    `delta=False` nothing depends on the graph and the hypernetwork is a weight-sharing supernet. Published
+    hypernetworks are in `ghn.presets`.
     """
 
     width: int = 32  # size D of a node's state
     message_width: int = 16  # hidden units of the message networks
-    hidden: int = 64  # hidden units of the decoders
+    hidden: int = 64  # hidden units of the decoders ("ghn2", "ghn3": twice as many in the second layer of kernels)
     tile: int = 32  # input and output channels of the largest decoded tile; wider layers repeat it
     kernel_tile: int = 3  # spatial extent of the largest decoded tile; larger kernels repeat it
-    propagation: Literal["gatedgnn", "none"] = "gatedgnn"  # how node states learn of the graph
+    propagation: Literal["gatedgnn", "transformer", "none"] = "gatedgnn"  # how node states learn of the graph
     message_relu: bool = False  # the message networks end in a ReLU, as GHN-2's do
-    encoding: Literal["mip", "raw"] = "mip"  # constant-norm encoding and states, or raw values and states
+    layers: int = 3  # of the transformer
+    heads: int = 8  # of the transformer's attention; a divisor of width
+    layer_norm: bool = False  # after propagation, with gain and bias
+    encoding: Literal["mip", "raw", "ghn2"] = "mip"  # constant-norm encoding and states, raw values, or binned shapes
+    decoder: Literal["tile", "ghn2", "ghn3"] = "tile"  # how a state becomes a tensor: our own, or the reference forms
+    scaling: Literal["initialiser", "ghn2"] = "initialiser"  # an ordinary initialiser's, or squashed as GHN-2's
     residual: bool = True  # weights = base + delta, or delta alone
     delta: bool = True  # False: delta is frozen at 0
     normalise: bool = True  # every kernel has the root mean square of an ordinary initialiser, after training too
     delta_scale: float = 0.1  # size of delta beside a base of 1, at the start
 
     def __post_init__(self) -> None:
-        for name in ("width", "message_width", "hidden", "tile", "kernel_tile"):
+        for name in ("width", "message_width", "hidden", "tile", "kernel_tile", "layers", "heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"GHNConfig.{name}={getattr(self, name)}: must be at least 1")
-        if self.propagation not in PROPAGATIONS:
-            raise ValueError(f"GHNConfig.propagation={self.propagation!r}: use one of {', '.join(PROPAGATIONS)}")
-        if self.encoding not in ENCODINGS:
-            raise ValueError(f"GHNConfig.encoding={self.encoding!r}: use one of {', '.join(ENCODINGS)}")
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"GHNConfig.{name}={getattr(self, name)!r}: use one of {', '.join(choices)}")
+        if self.propagation == "transformer" and self.width % self.heads:
+            raise ValueError(f"GHNConfig.heads={self.heads}: must divide width={self.width}")
+        if self.encoding == "ghn2" and self.width % 4:
+            raise ValueError(f"GHNConfig.width={self.width}: encoding='ghn2' embeds four sizes; use a multiple of 4")
+        if self.scaling == "ghn2" and (self.residual or not self.delta):
+            raise ValueError("GHNConfig.scaling='ghn2': squashes what is decoded and knows no base; use residual=False")
         if not self.delta and not self.residual:
             raise ValueError("GHNConfig: delta=False with residual=False leaves nothing; switch one of them on")
         if not self.delta_scale > 0:

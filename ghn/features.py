@@ -42,6 +42,12 @@ class Bounds:
         low, high = (np.log(self.low), np.log(self.high)) if self.log else (self.low, self.high)
         return ((np.log(values) if self.log else values) - low) / (high - low)
 
+    def restore(self, scaled: Array | NDArray[np.float32]) -> Array:
+        """Maps [0, 1] back to [low, high]; to 1e-5 of the value in float32."""
+        if self.log:
+            return jnp.exp(np.log(self.low) + scaled * np.log(self.high / self.low))
+        return jnp.asarray(self.low + scaled * (self.high - self.low))
+
 
 BOUNDS = {
     "channels_in": Bounds(1, 8192, log=True),

@@ -19,9 +19,11 @@ from architectures.layout import LeafGroup, WeightArrays, initial_mean, initial_
 from architectures.spaces import SearchSpace
 from architectures.switch import cut_slices
 from ghn.config import GHNConfig
-from ghn.decoder import Decoder, HeadDecoder, KernelDecoder, VectorDecoder
-from ghn.features import GraphInputs, NodeEncoder, constant_norm
-from ghn.propagation import make_propagation
+from ghn.decoder import Decoder
+from ghn.features import PADDING_OP, GraphInputs, constant_norm
+from ghn.parts import make_decoders, make_encoder, make_propagation
+from ghn.reference import reference_weights
+from ghn.transformer import layer_norm
 
 ROLES = ("kernel", "head_kernel", "scale", "bias", "head_bias")  # of leaves; each has a decoder
 
@@ -32,20 +34,20 @@ class GHN(nnx.Module):
     weights = scale(fan_in) * (base + delta(node state)), where the base is learned for every slot and op of the space,
     starts as an ordinary initialiser would, and does not depend on the graph. Kernels are brought to unit root mean
     square before they are scaled (SMASH normalises generated tensors too): training alone lets them grow fourfold.
+
+    With the configurations of `ghn.presets`, there is no base, and the parts are those of GHN-2 and GHN-3.
     """
 
     def __init__(self, config: GHNConfig, space: SearchSpace[Any], *, rngs: nnx.Rngs) -> None:
         self.config = config
         self.space = space
         if config.delta:
-            self.encoder = NodeEncoder(len(space.op_names), config.width, config.encoding, rngs=rngs)
+            self.encoder = make_encoder(config, len(space.op_names), space.classes, rngs=rngs)
             self.propagation = make_propagation(config, rngs=rngs)
-            sizes = (config.width, config.hidden, config.tile)
-            self.kernel = KernelDecoder(*sizes, config.kernel_tile, rngs=rngs)
-            self.head_kernel = HeadDecoder(*sizes, rngs=rngs)
-            self.scale = VectorDecoder(*sizes, rngs=rngs)
-            self.bias = VectorDecoder(*sizes, rngs=rngs)
-            self.head_bias = VectorDecoder(*sizes, rngs=rngs)
+            if config.layer_norm:
+                self.norm = layer_norm(config.width, rngs=rngs)
+            for role, decoder in make_decoders(config, space.classes, rngs=rngs).items():
+                setattr(self, role, decoder)
         based = {name: group for name, group in space.layout.items() if config.residual or not group.generated}
         if based:
             self.base = nnx.Dict({_key(name): nnx.Param(_initial_base(group, rngs)) for name, group in based.items()})
@@ -59,9 +61,11 @@ class GHN(nnx.Module):
         }
 
     def node_states(self, inputs: GraphInputs) -> Array:
-        """[N, D] states after propagation."""
+        """[N, D] states after propagation and, if there is one, layer norm."""
         states_ND = self.encoder(inputs.op_N, inputs.features_NF)
-        return self.propagation(states_ND, inputs.distances_NN, self.space.schedule)
+        present_N = inputs.op_N != PADDING_OP
+        states_ND = self.propagation(states_ND, inputs.distances_NN, self.space.schedule, present_N)
+        return self.norm(states_ND) if self.config.layer_norm else states_ND
 
     def deltas(self, inputs: GraphInputs, states_ND: Array) -> WeightArrays:
         """Group name -> [S, *shape] of unit order, whatever the norm of the states (with the MIP encoding)."""
@@ -79,7 +83,10 @@ class GHN(nnx.Module):
         return result
 
     def _parametrise(self, group: LeafGroup, variant_S: Array | NDArray[np.int32], delta: Array | None) -> Array:
-        """scale(fan_in) * (base + delta)."""
+        """scale(fan_in) * (base + delta), or what GHN-2 makes of delta."""
+        if self.config.scaling == "ghn2" and group.generated:
+            assert delta is not None
+            return reference_weights(group, self._normalised(group, variant_S, delta), variant_S)
         vector = group.role in ("scale", "bias", "head_bias")
         scales = jnp.array([1.0 if vector else initial_scale(leaf) for leaf in group.variants])
         scale_S = scales[variant_S].reshape(-1, *[1] * len(group.shape))
@@ -90,9 +97,13 @@ class GHN(nnx.Module):
             unit = initial_mean(group.variants[0])
         if delta is not None:
             unit = unit + (self.config.delta_scale if self.config.residual or vector else 1.0) * delta
-        if self.config.normalise and group.role == "kernel" and group.generated:
-            unit = unit_rms(jnp.asarray(unit), jnp.asarray(_extents(group))[variant_S])
-        return scale_S * unit
+        return scale_S * self._normalised(group, variant_S, jnp.asarray(unit))
+
+    def _normalised(self, group: LeafGroup, variant_S: Array | NDArray[np.int32], unit_S: Array) -> Array:
+        """Generated kernels brought to unit root mean square, if the configuration says so."""
+        if not (self.config.normalise and group.role == "kernel" and group.generated):
+            return unit_S
+        return unit_rms(unit_S, jnp.asarray(_extents(group))[variant_S])
 
 
 def _selected(bank_SV: Array, variant_S: Array | NDArray[np.int32]) -> Array:

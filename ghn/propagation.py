@@ -17,21 +17,40 @@ from jax import Array
 from numpy.typing import NDArray
 
 from architectures.graph import MAX_DISTANCE
-from ghn.config import GHNConfig
 
 
 class Propagation(nnx.Module):
-    """Interface: `__call__(states_ND, distances_NN, schedule) -> states_ND`."""
+    """Interface: `__call__(states_ND, distances_NN, schedule, present_N) -> states_ND`."""
 
-    def __call__(self, states_ND: Array, distances_NN: Array | NDArray[np.uint8], schedule: tuple[int, int]) -> Array:
-        """New node states; `schedule` is (L, W)."""
+    def __call__(
+        self,
+        states_ND: Array,
+        distances_NN: Array | NDArray[np.uint8],
+        schedule: tuple[int, int],
+        present_N: Array | NDArray[np.bool_],
+    ) -> Array:
+        """New node states.
+
+        Args:
+            states_ND: states; empty places hold anything.
+            distances_NN: shortest path from source (row) to target (column), 0 where there is none.
+            schedule: (L, W).
+            present_N: False for empty places, which must not influence others. Distances alone do not tell: a node
+                without any edge looks like one.
+        """
         raise NotImplementedError
 
 
 class NoPropagation(Propagation):
     """Every node keeps what it knows of itself: a per-node hypernetwork, as SMASH's."""
 
-    def __call__(self, states_ND: Array, distances_NN: Array | NDArray[np.uint8], schedule: tuple[int, int]) -> Array:
+    def __call__(
+        self,
+        states_ND: Array,
+        distances_NN: Array | NDArray[np.uint8],
+        schedule: tuple[int, int],
+        present_N: Array | NDArray[np.bool_],
+    ) -> Array:
         """The states unchanged."""
         return states_ND
 
@@ -59,8 +78,14 @@ class GatedGNN(Propagation):
         self.virtual_message = message()
         self.gru = GRUCell(width, rngs=rngs)
 
-    def __call__(self, states_ND: Array, distances_NN: Array | NDArray[np.uint8], schedule: tuple[int, int]) -> Array:
-        """States after the forward and the backward sweep."""
+    def __call__(
+        self,
+        states_ND: Array,
+        distances_NN: Array | NDArray[np.uint8],
+        schedule: tuple[int, int],
+        present_N: Array | NDArray[np.bool_],
+    ) -> Array:
+        """States after the forward and the backward sweep (places without edges send and receive nothing)."""
         distances = distances_NN.astype(states_ND.dtype)
         near = (distances > 0) & (distances <= MAX_DISTANCE)
         weights_2NN = jnp.stack(
@@ -135,10 +160,3 @@ def gated_update(input_gates: Array, state_gates: Array, states: Array) -> Array
     update = jax.nn.sigmoid(update_in + update_state)
     candidate = jnp.tanh(candidate_in + reset * candidate_state)
     return (1 - update) * candidate + update * states
-
-
-def make_propagation(config: GHNConfig, *, rngs: nnx.Rngs) -> Propagation:
-    """The propagation named in a configuration."""
-    if config.propagation == "none":
-        return NoPropagation()
-    return GatedGNN(config.width, config.message_width, config.message_relu, rngs=rngs)

@@ -173,6 +173,33 @@ def test_tensors_that_do_not_fit_are_named(saved_file: Path, tmp_path: Path) -> 
         load(path)
 
 
+NEWER = (
+    "message_relu",
+    "layers",
+    "heads",
+    "layer_norm",
+    "decoder",
+    "scaling",
+)  # fields that came after the first files
+
+
+def test_files_older_than_a_field_of_the_configuration_load_with_its_default(
+    hypernetwork: Hypernetwork, saved_file: Path, tmp_path: Path
+) -> None:
+    old = described(saved_file)
+    old["config"] = {name: value for name, value in old["config"].items() if name not in NEWER}
+    assert len(old["config"]) == len(dataclasses.fields(GHNConfig)) - len(NEWER)
+    assert_equal(load(rewritten(saved_file, tmp_path / "old.safetensors", old)), hypernetwork)
+
+
+def test_the_file_of_the_package_loads() -> None:
+    """It was written before those fields were."""
+    demo = load("demo")
+    assert demo.config == GHNConfig() and demo.step == 6000
+    weights = demo(demo.space.graph(demo.space.sample(0)))
+    assert all(np.isfinite(array).all() for array in weights.arrays.values())
+
+
 def test_an_unknown_name_is_refused() -> None:
     with pytest.raises(CheckpointError, match=r"checkpoint 'no-such': no such run folder.*train one with ghn-train"):
         load("no-such")

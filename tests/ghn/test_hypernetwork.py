@@ -223,8 +223,12 @@ def test_seeds_and_parameter_count(fresh: Hypernetwork, space: NASBench201, conf
         ("hidden", -1, "at least 1"),
         ("tile", 0, "at least 1"),
         ("kernel_tile", 0, "at least 1"),
-        ("propagation", "transformer", "gatedgnn, none"),
-        ("encoding", "fourier", "mip, raw"),
+        ("layers", 0, "at least 1"),
+        ("heads", 0, "at least 1"),
+        ("propagation", "attention", "gatedgnn, transformer, none"),
+        ("encoding", "fourier", "mip, raw, ghn2"),
+        ("decoder", "conv", "tile, ghn2, ghn3"),
+        ("scaling", "ghn3", "initialiser, ghn2"),
         ("delta_scale", 0.0, "positive"),
         ("delta_scale", float("nan"), "positive"),
     ],
@@ -237,3 +241,17 @@ def test_config_errors_name_the_field(field: str, value: Any, mend: str) -> None
 def test_config_without_base_and_delta_is_refused() -> None:
     with pytest.raises(ValueError, match="delta=False with residual=False"):
         GHNConfig(delta=False, residual=False)
+
+
+@pytest.mark.parametrize(
+    ("fields", "mend"),
+    [
+        ({"propagation": "transformer", "heads": 5}, r"heads=5: must divide width=32"),
+        ({"encoding": "ghn2", "width": 30}, r"width=30: .*multiple of 4"),
+        ({"scaling": "ghn2"}, r"scaling='ghn2': .*residual=False"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_configs_whose_fields_do_not_go_together_are_refused(fields: dict[str, Any], mend: str) -> None:
+    with pytest.raises(ValueError, match=r"GHNConfig\." + mend):
+        GHNConfig(**fields)

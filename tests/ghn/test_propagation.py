@@ -13,7 +13,8 @@ from flax import nnx
 from numpy.typing import NDArray
 
 from ghn.config import GHNConfig
-from ghn.propagation import GatedGNN, NoPropagation, make_propagation
+from ghn.parts import make_propagation
+from ghn.propagation import GatedGNN, NoPropagation
 
 WIDTH = 8
 ORACLE = Path(__file__).resolve().parents[3] / "shared" / "oracles" / "ghn2_resnet18.npz"
@@ -124,7 +125,7 @@ def run(network: GatedGNN, grid: NDArray[np.float32], lengths: NDArray[np.uint8]
 @functools.partial(jax.jit, static_argnums=(0, 4))
 def compiled(definition: Any, parameters: Any, grid: Any, lengths: Any, schedule: tuple[int, int]) -> Any:
     """The same graphs of the same shape share one program."""
-    return nnx.merge(definition, parameters)(grid, lengths, schedule)
+    return nnx.merge(definition, parameters)(grid, lengths, schedule, np.ones(len(grid), bool))
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -175,7 +176,7 @@ def test_no_propagation_is_the_identity() -> None:
     grid, grid_distances, _ = on_grid(states, lengths, schedule)
     none = make_propagation(GHNConfig(propagation="none"), rngs=nnx.Rngs(0))
     assert isinstance(none, NoPropagation)
-    np.testing.assert_array_equal(none(jnp.asarray(grid), grid_distances, schedule), grid)
+    np.testing.assert_array_equal(none(jnp.asarray(grid), grid_distances, schedule, np.ones(len(grid), bool)), grid)
     assert not jax.tree.leaves(nnx.state(none))
 
 

@@ -1,0 +1,44 @@
+"""The parts of a hypernetwork that a configuration names: one place that knows every alternative."""
+
+from __future__ import annotations
+
+from flax import nnx
+
+from architectures.ops import Role
+from ghn.config import GHNConfig
+from ghn.decoder import Decoder, HeadDecoder, KernelDecoder, VectorDecoder
+from ghn.features import NodeEncoder
+from ghn.propagation import GatedGNN, NoPropagation, Propagation
+from ghn.reference import reference_decoders
+from ghn.shape_encoder import ShapeEncoder
+from ghn.transformer import GraphTransformer
+
+
+def make_encoder(config: GHNConfig, ops: int, classes: int, *, rngs: nnx.Rngs) -> NodeEncoder | ShapeEncoder:
+    """What makes the first node states, for a vocabulary of `ops` ops."""
+    if config.encoding == "ghn2":
+        return ShapeEncoder(ops, config.width, config.kernel_tile, classes, rngs=rngs)
+    return NodeEncoder(ops, config.width, config.encoding, rngs=rngs)
+
+
+def make_propagation(config: GHNConfig, *, rngs: nnx.Rngs) -> Propagation:
+    """How node states learn of the graph."""
+    if config.propagation == "none":
+        return NoPropagation()
+    if config.propagation == "transformer":
+        return GraphTransformer(config.width, config.layers, config.heads, rngs=rngs)
+    return GatedGNN(config.width, config.message_width, config.message_relu, rngs=rngs)
+
+
+def make_decoders(config: GHNConfig, classes: int, *, rngs: nnx.Rngs) -> dict[Role, Decoder]:
+    """A decoder for each role of a leaf."""
+    if config.decoder != "tile":
+        return reference_decoders(config, classes, rngs=rngs)
+    sizes = (config.width, config.hidden, config.tile)
+    return {
+        "kernel": KernelDecoder(*sizes, config.kernel_tile, rngs=rngs),
+        "head_kernel": HeadDecoder(*sizes, rngs=rngs),
+        "scale": VectorDecoder(*sizes, rngs=rngs),
+        "bias": VectorDecoder(*sizes, rngs=rngs),
+        "head_bias": VectorDecoder(*sizes, rngs=rngs),
+    }
