@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
-from architectures.spaces import NASBench201
+from architectures.spaces import SMASH, NASBench201, SearchSpace
 from ghn.config import GHNConfig
 from train.data import AugmentConfig, DataConfig
 
@@ -14,12 +14,23 @@ from train.data import AugmentConfig, DataConfig
 class SpaceConfig:
     """The search space of a run; image shape and classes come from the data."""
 
-    name: Literal["nasbench201"] = "nasbench201"
-    channels: int = 8  # of the first stage
-    cells: int = 1  # in each stage
+    name: Literal["nasbench201", "smash"] = "nasbench201"
+    channels: int = 8  # nasbench201: of the first stage
+    cells: int = 1  # nasbench201: in each stage
+    bank_channels: tuple[int, ...] = (2, 4)  # smash: choices in the first block
+    banks: tuple[int, ...] = (1, 2, 3, 4)  # smash: choices for the number of banks of a block
+    layers: tuple[int, ...] = (1, 2, 3)  # smash: choices for the number of layers of a block
 
-    def build(self, input_shape: tuple[int, int, int], classes: int) -> NASBench201:
+    def build(self, input_shape: tuple[int, int, int], classes: int) -> SearchSpace[Any]:
         """The space for images of this shape."""
+        if self.name == "smash":
+            return SMASH(
+                input_shape=input_shape,
+                classes=classes,
+                channels=self.bank_channels,
+                banks=self.banks,
+                layers=self.layers,
+            )
         return NASBench201(channels=self.channels, cells=self.cells, input_shape=input_shape, classes=classes)
 
 

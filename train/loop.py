@@ -97,7 +97,7 @@ def _claim(run: Path, config: TrainConfig, splits: Splits) -> None:
         if path.exists():
             recorded = json.loads(path.read_text())
             check_provenance(own["provenance"], recorded["provenance"])
-            differing = _differences(recorded["config"], own["config"])
+            differing = _differences(_completed(recorded["config"], dataclasses.asdict(TrainConfig())), own["config"])
             if differing:
                 raise RunError(
                     f"{run}: belongs to another run ({'; '.join(differing)}); choose another --out or delete the folder"
@@ -111,6 +111,15 @@ def _claim(run: Path, config: TrainConfig, splits: Splits) -> None:
         raise RunError(f"{run}: cannot be written ({error}); choose a folder on a writable disk with room") from error
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{path}: is damaged ({error!r}); delete the folder or choose another --out") from error
+
+
+def _completed(recorded: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """A recorded configuration with the fields that this version added, at their defaults."""
+    result = {**json.loads(json.dumps(defaults)), **recorded}
+    for name, value in recorded.items():
+        if isinstance(value, dict) and isinstance(defaults.get(name), dict):
+            result[name] = _completed(value, defaults[name])
+    return result
 
 
 def _differences(recorded: dict[str, Any], own: dict[str, Any], prefix: str = "") -> list[str]:
