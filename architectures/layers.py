@@ -50,6 +50,8 @@ class Layers:
         """Convolution with 'SAME' padding; `kernel` is [kh, kw, I, O]; returns [B, ceil(H / stride), ..., O]."""
         if kernel.shape[:2] == (1, 1) and stride == 1:
             return x_BHWI @ kernel[0, 0]
+        if stride == 1 and max(kernel.shape[:2]) > min(x_BHWI.shape[1:3]):
+            return _matmul_conv(x_BHWI, kernel, dilation)
         if self.gradient == "plain":
             return _convolve(x_BHWI, kernel, stride, dilation)
         return _canonical_conv(x_BHWI, kernel, stride, dilation)
@@ -128,6 +130,23 @@ def _convolve(x: Array, kernel: Array, stride: int, dilation: int) -> Array:
         rhs_dilation=(dilation, dilation),
         dimension_numbers=DIMENSIONS,
     )
+
+
+def _matmul_conv(x: Array, kernel: Array, dilation: int) -> Array:
+    """A convolution at stride 1 as one matrix product of shifted copies (im2col).
+
+    For kernels of more positions than the image has pixels along an axis, for which XLA:CPU falls back to a naive loop
+    (5x5 on 4x4 pixels, 32 channels, batch 64, forward and backward: 25 ms against 2.7). Positions that lie outside the
+    image wherever the kernel is put are left out.
+    """
+    sizes = x.shape[1:3]
+    offsets = [[i * dilation - (count - 1) * dilation // 2 for i in range(count)] for count in kernel.shape[:2]]
+    used = [[i for i, o in enumerate(own) if abs(o) < size] for own, size in zip(offsets, sizes, strict=True)]
+    pads = [max(abs(own[i]) for i in keep) for own, keep in zip(offsets, used, strict=True)]
+    padded = jnp.pad(x, ((0, 0), (pads[0], pads[0]), (pads[1], pads[1]), (0, 0)))
+    starts = [[pad + own[i] for i in keep] for pad, own, keep in zip(pads, offsets, used, strict=True)]
+    copies = [padded[:, i : i + sizes[0], j : j + sizes[1]] for i in starts[0] for j in starts[1]]
+    return jnp.concatenate(copies, -1) @ kernel[np.ix_(*used)].reshape(-1, kernel.shape[3])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
