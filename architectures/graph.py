@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jraph
 import numpy as np
@@ -70,6 +70,7 @@ class ArchGraph:
         parameters: every parameter leaf of the architecture.
         steps: [N] int, when each node is computed: an edge always leads to a later step, so that nodes of one step do
             not depend on each other. A space numbers them alike in all its graphs; by default they are the levels.
+        encoding: the architecture as its space encodes it, if the space wants hypernetworks to see that.
     """
 
     ops: tuple[str, ...]
@@ -77,6 +78,7 @@ class ArchGraph:
     edges: NDArray[np.int64]
     parameters: tuple[Parameter, ...]
     steps: NDArray[np.int64] | None = None
+    encoding: Mapping[str, NDArray[np.int32]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         missing = set(ATTRIBUTES) ^ set(self.attributes)

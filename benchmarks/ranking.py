@@ -65,7 +65,7 @@ def embedded_config(options: Options) -> TrainConfig:
 def cifar10_config(options: Options) -> TrainConfig:
     """Training for (b)."""
     data = DataConfig(source=str(options.cifar10), image_size=16)
-    return TrainConfig(data=data, augment=AugmentConfig(crop=2, flip=True), steps=options.steps, held_out=0.65)
+    return TrainConfig(data=data, augment=AugmentConfig(crop=2, flip=True), steps=options.steps, held_out=0.7)
 
 
 def part(options: Options, name: str, config: TrainConfig, select: Callable[[Hypernetwork], GroundTruth]) -> Ranking:

@@ -106,7 +106,7 @@ def write_ranking(ranking: Ranking, out: Path, console: Console) -> None:
         scores,
         ranking.truth.accuracy,
         spearman,
-        "minus score-split loss with generated weights, nats",
+        "minus training loss with generated weights, nats",
         out / "scatter",
         error,
     )

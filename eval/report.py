@@ -119,8 +119,8 @@ def _finite(value: Any) -> Any:
 
 
 def write_candidates(path: Path, space: SearchSpace[Any], architectures: Sequence[Any], scores: Scores) -> list[int]:
-    """Writes the candidates best first (by score-split loss with generated weights); returns their order."""
-    order = sorted(range(len(architectures)), key=lambda row: scores.score_loss[row])
+    """Writes the candidates best first (by training loss with generated weights); returns their order."""
+    order = sorted(range(len(architectures)), key=lambda row: scores.train_loss[row])
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["rank", "architecture", "class", "parameters", "macs", *Scores._fields])

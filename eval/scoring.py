@@ -37,13 +37,28 @@ class Scores(NamedTuple):
 class Scorer:
     """Scores any number of architectures on fixed images, with one compilation."""
 
-    def __init__(self, hypernetwork: Hypernetwork, train: Dataset, score: Dataset, images: int = 1000) -> None:
+    def __init__(
+        self, hypernetwork: Hypernetwork, train: Dataset, score: Dataset, images: int = 1000, draws: int = 1
+    ) -> None:
         """Takes the first `images` images of both splits (all, where there are fewer).
+
+        Args:
+            hypernetwork: generates the weights.
+            train: the split that the hypernetwork was trained on.
+            score: the split that it has never seen.
+            images: how many of each.
+            draws: of noise, the same for every architecture, for a hypernetwork conditioned on it (SMASH); losses and
+                accuracies are means over them.
 
         Raises:
             DataError: images or labels that do not fit the hypernetwork's space.
+            ValueError: no draw, or several for a hypernetwork that takes no noise.
         """
+        if draws < 1 or (draws > 1 and hypernetwork.config.noise == 0):
+            raise ValueError(f"draws={draws}: give 1, or more for a hypernetwork with noise (GHNConfig.noise)")
         self._hypernetwork = hypernetwork
+        shape = (draws, hypernetwork.config.noise)
+        self._noise = np.random.default_rng(0).standard_normal(shape, np.float32)
         self._splits = []
         for name, split in (("train", train), ("score", score)):
             x, y = split.images[:images], split.labels[:images]
@@ -63,8 +78,12 @@ class Scorer:
         encodings = stack_inputs([space.encode(architecture) for architecture in filled])
         columns = []
         for images, labels in self._splits:
-            batch = Batch(images, labels, graphs, encodings)
-            columns += _score(hypernetwork.definition, hypernetwork.parameters, batch)
+            draws = []
+            for noise in self._noise:
+                drawn = graphs._replace(noise=np.broadcast_to(noise, graphs.noise.shape))
+                batch = Batch(images, labels, drawn, encodings)
+                draws.append(_score(hypernetwork.definition, hypernetwork.parameters, batch))
+            columns += [np.mean(own, axis=0) for own in zip(*draws, strict=True)]
         return [np.asarray(column)[: len(architectures)] for column in columns]
 
 

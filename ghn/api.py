@@ -18,6 +18,7 @@ from architectures.spaces import SearchSpace
 from ghn.config import GHNConfig
 from ghn.features import GraphInputs, graph_inputs, stack_inputs
 from ghn.hypernetwork import GHN, vocabulary_ids
+from ghn.smash import SMASHNet
 
 Parameters = nnx.State[Any, Any]
 
@@ -66,7 +67,7 @@ class Hypernetwork:
     @classmethod
     def create(cls, space: SearchSpace[Any], config: GHNConfig = GHNConfig(), seed: int = 0) -> Hypernetwork:
         """A fresh, untrained hypernetwork."""
-        module = GHN(config, space, rngs=nnx.Rngs(seed))
+        module = _network(config, space, nnx.Rngs(seed))
         return cls(space, config, nnx.state(module, nnx.Param))
 
     @functools.cached_property
@@ -74,9 +75,20 @@ class Hypernetwork:
         """The module's structure, to be merged with parameters inside traced code."""
         return definition(self.space, self.config)
 
-    def __call__(self, graph: ArchGraph) -> Weights:
-        """Weights for one architecture of the space, given its graph (compiled once)."""
-        return Weights(_generate(self.definition, self.parameters, self.inputs(graph)), self.space)
+    def __call__(self, graph: ArchGraph, seed: int | None = None) -> Weights:
+        """Weights for one architecture of the space, given its graph (compiled once).
+
+        With `seed`, a hypernetwork that is conditioned on noise draws it; without, the noise is 0.
+        """
+        inputs = self.inputs(graph)
+        if seed is not None:
+            noise = np.random.default_rng(seed).standard_normal(self.config.noise, np.float32)
+            inputs = inputs._replace(noise=noise)
+        return self.generate(inputs)
+
+    def generate(self, inputs: GraphInputs) -> Weights:
+        """Weights from what `inputs` gives."""
+        return Weights(_generate(self.definition, self.parameters, inputs), self.space)
 
     def generate_many(self, graphs: Sequence[ArchGraph]) -> WeightArrays:
         """Weight arrays with a leading axis over the graphs."""
@@ -84,7 +96,7 @@ class Hypernetwork:
 
     def inputs(self, graph: ArchGraph) -> GraphInputs:
         """The graph as arrays of fixed shape."""
-        return graph_inputs(graph, self.space.layout, self.vocabulary, self.space.schedule)
+        return graph_inputs(graph, self.space.layout, self.vocabulary, self.space.schedule, self.config.noise)
 
     @functools.cached_property
     def vocabulary(self) -> Mapping[str, int]:
@@ -103,9 +115,13 @@ class Hypernetwork:
 
 @functools.cache
 def definition(space: SearchSpace[Any], config: GHNConfig) -> nnx.GraphDef[GHN]:
-    """The structure of `GHN(config, space)` without allocating parameters; equal arguments give the same object."""
-    abstract = nnx.eval_shape(lambda: GHN(config, space, rngs=nnx.Rngs(0)))
+    """The structure of a hypernetwork without allocating parameters; equal arguments give the same object."""
+    abstract = nnx.eval_shape(lambda: _network(config, space, nnx.Rngs(0)))
     return nnx.split(abstract, nnx.Param)[0]
+
+
+def _network(config: GHNConfig, space: SearchSpace[Any], rngs: nnx.Rngs) -> GHN:
+    return (SMASHNet if config.network == "smash" else GHN)(config, space, rngs=rngs)
 
 
 @functools.partial(jax.jit, static_argnums=0)

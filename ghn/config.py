@@ -6,6 +6,7 @@ import dataclasses
 from typing import Literal
 
 CHOICES = {
+    "network": ("graph", "smash"),
     "propagation": ("gatedgnn", "transformer", "none"),
     "encoding": ("mip", "raw", "ghn2"),
     "decoder": ("tile", "ghn2", "ghn3"),
@@ -22,6 +23,7 @@ class GHNConfig:
     hypernetworks are in `ghn.presets`.
     """
 
+    network: Literal["graph", "smash"] = "graph"  # reads the graph, or SMASH's encoding of memory banks
     width: int = 32  # size D of a node's state
     message_width: int = 16  # hidden units of the message networks
     hidden: int = 64  # hidden units of the decoders ("ghn2", "ghn3": twice as many in the second layer of kernels)
@@ -38,6 +40,7 @@ class GHNConfig:
     residual: bool = True  # weights = base + delta, or delta alone
     delta: bool = True  # False: delta is frozen at 0
     normalise: bool = True  # every kernel has the root mean square of an ordinary initialiser, after training too
+    noise: int = 0  # width of the noise z ~ N(0, 1) that weights are conditioned on (SMASH); 0 for none
     delta_scale: float = 0.1  # size of delta beside a base of 1, at the start
 
     def __post_init__(self) -> None:
@@ -51,6 +54,10 @@ class GHNConfig:
             raise ValueError(f"GHNConfig.heads={self.heads}: must divide width={self.width}")
         if self.encoding == "ghn2" and self.width % 4:
             raise ValueError(f"GHNConfig.width={self.width}: encoding='ghn2' embeds four sizes; use a multiple of 4")
+        if self.noise < 0:
+            raise ValueError(f"GHNConfig.noise={self.noise}: must be at least 0")
+        if self.noise and self.encoding == "ghn2":
+            raise ValueError(f"GHNConfig.noise={self.noise}: encoding='ghn2' takes no noise; use noise=0")
         if self.scaling == "ghn2" and (self.residual or not self.delta):
             raise ValueError("GHNConfig.scaling='ghn2': squashes what is decoded and knows no base; use residual=False")
         if not self.delta and not self.residual:

@@ -4,7 +4,7 @@ A decoder predicts one tile; smaller tensors are cut out of it before anything i
 Copies of the tile carry a fixed pattern of signs, because a repeated tile alone would make identical channels (64
 copies of one block in ResNet-18's widest layer).
 
-All decoders return values of unit order; the parametrisation scales them to the layer. They work in two stages:
+All decoders start with values of order `scale`; the parametrisation scales them to the layer. They work in two stages:
 `hidden_units`, taken at once for all leaves of a role, and `emit`, shape by shape.
 
 Shape letters: S slots, D state width, H hidden units, K kernel positions along an axis, I inputs, O outputs.
@@ -58,12 +58,13 @@ class Decoder(nnx.Module):
 class KernelDecoder(Decoder):
     """Kernels (kh, kw, I, O): a hidden vector for every kernel position, then a tile of channels for each."""
 
-    def __init__(self, width: int, hidden: int, tile: int, kernel_tile: int, *, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, width: int, hidden: int, tile: int, kernel_tile: int, scale: float = 1.0, *, rngs: nnx.Rngs
+    ) -> None:
         self.kernel_tile, self.tile = kernel_tile, tile
         self.positions = nnx.Linear(width, kernel_tile * kernel_tile * hidden, rngs=rngs)
         self.mix = nnx.Linear(hidden, hidden, rngs=rngs)
-        scale = hidden**-0.5
-        self.channels = nnx.Param(scale * jax.random.normal(rngs.params(), (hidden, tile, tile)))
+        self.channels = nnx.Param(scale * hidden**-0.5 * jax.random.normal(rngs.params(), (hidden, tile, tile)))
 
     def hidden_units(self, states_SD: Array) -> Array:
         """[S, K, K, H] of the tile's kernel positions."""
@@ -80,10 +81,10 @@ class KernelDecoder(Decoder):
 class HeadDecoder(Decoder):
     """Linear heads (I, O)."""
 
-    def __init__(self, width: int, hidden: int, tile: int, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, width: int, hidden: int, tile: int, scale: float = 1.0, *, rngs: nnx.Rngs) -> None:
         self.tile = tile
         self.hidden = nnx.Linear(width, hidden, rngs=rngs)
-        self.channels = nnx.Param(hidden**-0.5 * jax.random.normal(rngs.params(), (hidden, tile, tile)))
+        self.channels = nnx.Param(scale * hidden**-0.5 * jax.random.normal(rngs.params(), (hidden, tile, tile)))
 
     def hidden_units(self, states_SD: Array) -> Array:
         """[S, H]."""
@@ -108,9 +109,10 @@ def _channels(channels_HIO: Array, hidden: Array, inputs: int, outputs: int, til
 class VectorDecoder(Decoder):
     """1-D tensors (O,): normalisation scales, biases."""
 
-    def __init__(self, width: int, hidden: int, tile: int, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, width: int, hidden: int, tile: int, scale: float = 1.0, *, rngs: nnx.Rngs) -> None:
         self.hidden = nnx.Linear(width, hidden, rngs=rngs)
-        self.output = nnx.Linear(hidden, tile, rngs=rngs)
+        spread = nnx.initializers.variance_scaling(scale**2, "fan_in", "truncated_normal")
+        self.output = nnx.Linear(hidden, tile, kernel_init=spread, rngs=rngs)
 
     def hidden_units(self, states_SD: Array) -> Array:
         """[S, O of the tile]: the longest vector that is decoded without repetition."""

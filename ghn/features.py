@@ -73,6 +73,8 @@ class GraphInputs(NamedTuple):
         distances_NN: uint8, shortest path from source (row) to target (column), 0 where there is none.
         owner: group name -> [S] int32, the place that owns each slot.
         variant: group name -> [S] int32, which of the group's leaves fills the slot.
+        encoding: the architecture as its space encodes it, for hypernetworks that read that instead of the graph.
+        noise: [Z] float32 of a standard normal distribution, for noise conditioning.
     """
 
     op_N: Array | NDArray[np.int32]
@@ -80,10 +82,12 @@ class GraphInputs(NamedTuple):
     distances_NN: Array | NDArray[np.uint8]
     owner: Mapping[str, Array | NDArray[np.int32]]
     variant: Mapping[str, Array | NDArray[np.int32]]
+    encoding: Mapping[str, Array | NDArray[np.int32]]
+    noise: Array | NDArray[np.float32]
 
 
 def graph_inputs(
-    graph: ArchGraph, layout: Layout, vocabulary: Mapping[str, int], schedule: tuple[int, int]
+    graph: ArchGraph, layout: Layout, vocabulary: Mapping[str, int], schedule: tuple[int, int], noise: int = 0
 ) -> GraphInputs:
     """Lays a graph out on its schedule's grid.
 
@@ -92,6 +96,7 @@ def graph_inputs(
         layout: the slots that its weights will fill.
         vocabulary: op name -> index.
         schedule: (L, W).
+        noise: Z, the width of the noise that the hypernetwork takes; it is 0 until it is drawn.
 
     Raises:
         ValueError: an op that the vocabulary lacks, an attribute outside its bounds, a graph larger than the schedule.
@@ -119,6 +124,8 @@ def graph_inputs(
         distances_NN,
         {name: places[group.owner].astype(np.int32) for name, group in filled.items()},
         {name: group.variant for name, group in filled.items()},
+        graph.encoding,
+        np.zeros(noise, np.float32),
     )
 
 
@@ -165,15 +172,21 @@ def constant_norm(x: Array) -> Array:
 class NodeEncoder(nnx.Module):
     """First node states [N, D] from op embeddings and encoded attributes."""
 
-    def __init__(self, ops: int, width: int, encoding: str, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, ops: int, width: int, encoding: str, noise: int = 0, *, rngs: nnx.Rngs) -> None:
         self.encoding = encoding
         self.embedding = nnx.Param(jax.random.normal(rngs.params(), (ops + 1, width)))
         features = len(FEATURES) * (2 if encoding == "mip" else 1)
-        self.project = nnx.Linear(width + features, width, rngs=rngs)
+        self.project = nnx.Linear(width + features + noise, width, rngs=rngs)
 
-    def __call__(self, op_N: Array | NDArray[np.int32], features_NF: Array | NDArray[np.float32]) -> Array:
-        """[N, D] states."""
+    def __call__(
+        self,
+        op_N: Array | NDArray[np.int32],
+        features_NF: Array | NDArray[np.float32],
+        noise_Z: Array | NDArray[np.float32],
+    ) -> Array:
+        """[N, D] states; the noise is the same for all nodes."""
         embedded_ND = self.embedding.get_value()[op_N]
         if self.encoding == "mip":
             embedded_ND = constant_norm(embedded_ND)
-        return self.project(jnp.concatenate([embedded_ND, encode(features_NF, self.encoding)], -1))
+        noise_NZ = jnp.broadcast_to(noise_Z, (len(embedded_ND), noise_Z.shape[-1]))
+        return self.project(jnp.concatenate([embedded_ND, encode(features_NF, self.encoding), noise_NZ], -1))

@@ -15,7 +15,7 @@ from flax import nnx
 from jax import Array
 from numpy.typing import NDArray
 
-from architectures.layout import LeafGroup, WeightArrays, initial_mean, initial_scale
+from architectures.layout import Layout, LeafGroup, WeightArrays, initial_mean, initial_scale
 from architectures.spaces import SearchSpace
 from architectures.switch import cut_slices
 from ghn.config import GHNConfig
@@ -31,7 +31,7 @@ ROLES = ("kernel", "head_kernel", "scale", "bias", "head_bias")  # of leaves; ea
 class GHN(nnx.Module):
     """A graph hypernetwork for one space (Zhang et al. 2019; Knyazev et al. 2021) with MIP (Ortiz et al. 2023).
 
-    weights = scale(fan_in) * (base + delta(node state)), where the base is learned for every slot and op of the space,
+    weights = base + scale(fan_in) * delta(node state), where the base is learned for every slot and op of the space,
     starts as an ordinary initialiser would, and does not depend on the graph. Kernels are brought to unit root mean
     square before they are scaled (SMASH normalises generated tensors too): training alone lets them grow fourfold.
 
@@ -48,9 +48,9 @@ class GHN(nnx.Module):
                 self.norm = layer_norm(config.width, rngs=rngs)
             for role, decoder in make_decoders(config, space.classes, rngs=rngs).items():
                 setattr(self, role, decoder)
-        based = {name: group for name, group in space.layout.items() if config.residual or not group.generated}
+        based = {name: group for name, group in space.layout.items() if self.has_base(group)}
         if based:
-            self.base = nnx.Dict({_key(name): nnx.Param(_initial_base(group, rngs)) for name, group in based.items()})
+            self.base = learned_base(based, rngs)
 
     def __call__(self, inputs: GraphInputs) -> WeightArrays:
         """Weights in the slot layout of the space: group name -> [S, *shape]."""
@@ -60,9 +60,13 @@ class GHN(nnx.Module):
             for name, group in self.space.layout.items()
         }
 
+    def has_base(self, group: LeafGroup) -> bool:
+        """Whether a group's weights have a learned part that does not depend on the graph."""
+        return self.config.residual or not group.generated
+
     def node_states(self, inputs: GraphInputs) -> Array:
         """[N, D] states after propagation and, if there is one, layer norm."""
-        states_ND = self.encoder(inputs.op_N, inputs.features_NF)
+        states_ND = self.encoder(inputs.op_N, inputs.features_NF, inputs.noise)
         present_N = inputs.op_N != PADDING_OP
         states_ND = self.propagation(states_ND, inputs.distances_NN, self.space.schedule, present_N)
         return self.norm(states_ND) if self.config.layer_norm else states_ND
@@ -83,27 +87,31 @@ class GHN(nnx.Module):
         return result
 
     def _parametrise(self, group: LeafGroup, variant_S: Array | NDArray[np.int32], delta: Array | None) -> Array:
-        """scale(fan_in) * (base + delta), or what GHN-2 makes of delta."""
+        """base + scale(fan_in) * delta, or what GHN-2 makes of delta."""
         if self.config.scaling == "ghn2" and group.generated:
             assert delta is not None
             return reference_weights(group, self._normalised(group, variant_S, delta), variant_S)
-        vector = group.role in ("scale", "bias", "head_bias")
-        scales = jnp.array([1.0 if vector else initial_scale(leaf) for leaf in group.variants])
-        scale_S = scales[variant_S].reshape(-1, *[1] * len(group.shape))
-        unit: Array | float = 0.0
-        if self.config.residual or not group.generated:
-            unit = _selected(self.base[_key(group.name)].get_value(), variant_S)
-        elif vector:
-            unit = initial_mean(group.variants[0])
+        weights: Array | float = 0.0
+        if self.has_base(group):
+            weights = _selected(self.base[_key(group.name)].get_value(), variant_S)
+        elif group.role == "scale":
+            weights = initial_mean(group.variants[0])
         if delta is not None:
-            unit = unit + (self.config.delta_scale if self.config.residual or vector else 1.0) * delta
-        return scale_S * self._normalised(group, variant_S, jnp.asarray(unit))
+            weights = weights + _scales(group, variant_S) * delta
+        return self._normalised(group, variant_S, jnp.asarray(weights))
 
-    def _normalised(self, group: LeafGroup, variant_S: Array | NDArray[np.int32], unit_S: Array) -> Array:
-        """Generated kernels brought to unit root mean square, if the configuration says so."""
+    def _normalised(self, group: LeafGroup, variant_S: Array | NDArray[np.int32], weights_S: Array) -> Array:
+        """Generated kernels brought to an initialiser's root mean square, if the configuration says so."""
         if not (self.config.normalise and group.role == "kernel" and group.generated):
-            return unit_S
-        return unit_rms(unit_S, jnp.asarray(_extents(group))[variant_S])
+            return weights_S
+        unit_S = unit_rms(weights_S, jnp.asarray(_extents(group))[variant_S])
+        return unit_S if self.config.scaling == "ghn2" else _scales(group, variant_S) * unit_S
+
+
+def _scales(group: LeafGroup, variant_S: Array | NDArray[np.int32]) -> Array:
+    """[S, 1, ...]: what delta is multiplied by, an ordinary initialiser's scale; 1 for 1-D leaves."""
+    scales = jnp.array([initial_scale(leaf) or 1.0 for leaf in group.variants])
+    return scales[variant_S].reshape(-1, *[1] * len(group.shape))
 
 
 def _selected(bank_SV: Array, variant_S: Array | NDArray[np.int32]) -> Array:
@@ -135,12 +143,19 @@ def _key(group: str) -> str:
     return group.replace("/", ".")
 
 
+def learned_base(layout: Layout, rngs: nnx.Rngs) -> nnx.Dict[nnx.Param[Array]]:
+    """Group name -> [S, V, *shape], as an ordinary initialiser would fill it."""
+    return nnx.Dict({_key(name): nnx.Param(_initial_base(group, rngs)) for name, group in layout.items()})
+
+
 def _initial_base(group: LeafGroup, rngs: nnx.Rngs) -> Array:
-    """[S, V, *shape] for V variants, or 1 where they share it: unit normal noise for kernels and heads, the
-    initialiser's constant for 1-D leaves."""
-    shape = (group.slots, 1 if group.sliced else len(group.variants), *group.shape)
+    """[S, V, *shape] for V variants, or 1 where they share it, as an ordinary initialiser fills it: kernels and heads
+    with normal noise by fan-in, 1-D leaves with a constant."""
+    variants = group.variants[-1:] if group.sliced else group.variants
+    shape = (group.slots, len(variants), *group.shape)
     if group.role in ("kernel", "head_kernel"):
-        return jax.random.normal(rngs.params(), shape)
+        scales = jnp.array([initial_scale(leaf) for leaf in variants])
+        return scales.reshape(-1, *[1] * len(group.shape)) * jax.random.normal(rngs.params(), shape)
     # With a dtype: a weakly typed parameter would make the second step compile again.
     return jnp.full(shape, initial_mean(group.variants[0]), jnp.float32)
 

@@ -18,7 +18,7 @@ def make_encoder(config: GHNConfig, ops: int, classes: int, *, rngs: nnx.Rngs) -
     """What makes the first node states, for a vocabulary of `ops` ops."""
     if config.encoding == "ghn2":
         return ShapeEncoder(ops, config.width, config.kernel_tile, classes, rngs=rngs)
-    return NodeEncoder(ops, config.width, config.encoding, rngs=rngs)
+    return NodeEncoder(ops, config.width, config.encoding, config.noise, rngs=rngs)
 
 
 def make_propagation(config: GHNConfig, *, rngs: nnx.Rngs) -> Propagation:
@@ -35,10 +35,12 @@ def make_decoders(config: GHNConfig, classes: int, *, rngs: nnx.Rngs) -> dict[Ro
     if config.decoder != "tile":
         return reference_decoders(config, classes, rngs=rngs)
     sizes = (config.width, config.hidden, config.tile)
+    matrices = config.delta_scale if config.residual else 1.0
+    vectors = config.delta_scale  # beside the initialiser's constant, with or without a learned base
     return {
-        "kernel": KernelDecoder(*sizes, config.kernel_tile, rngs=rngs),
-        "head_kernel": HeadDecoder(*sizes, rngs=rngs),
-        "scale": VectorDecoder(*sizes, rngs=rngs),
-        "bias": VectorDecoder(*sizes, rngs=rngs),
-        "head_bias": VectorDecoder(*sizes, rngs=rngs),
+        "kernel": KernelDecoder(*sizes, config.kernel_tile, matrices, rngs=rngs),
+        "head_kernel": HeadDecoder(*sizes, matrices, rngs=rngs),
+        "scale": VectorDecoder(*sizes, vectors, rngs=rngs),
+        "bias": VectorDecoder(*sizes, vectors, rngs=rngs),
+        "head_bias": VectorDecoder(*sizes, vectors, rngs=rngs),
     }

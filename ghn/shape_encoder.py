@@ -39,8 +39,13 @@ class ShapeEncoder(nnx.Module):
         self.channels = table(len(channel_bins(classes)) + 1, part)
         self.kernels = table(len(kernel_bins(kernel_tile)) + 1, part)
 
-    def __call__(self, op_N: Array | NDArray[np.int32], features_NF: Array | NDArray[np.float32]) -> Array:
-        """[N, D] states."""
+    def __call__(
+        self,
+        op_N: Array | NDArray[np.int32],
+        features_NF: Array | NDArray[np.float32],
+        noise_Z: Array | NDArray[np.float32],
+    ) -> Array:
+        """[N, D] states; GHN-2 takes no noise, so Z is 0."""
         columns = [FEATURES.index(name) for name in SIZES]
         sizes = [
             jnp.rint(BOUNDS[name].restore(features_NF[:, column])).astype(jnp.int32)

@@ -36,6 +36,7 @@ class BatchStream:
         rng = np.random.default_rng((config.seed, _ARCHITECTURE_STREAM, step))
         pairs = [self._encoded(self._sample(rng)) for _ in range(config.meta_batch)]
         graphs, encodings = jax.tree.map(lambda *leaves: np.stack(leaves), *pairs)
+        graphs = graphs._replace(noise=rng.standard_normal(graphs.noise.shape, np.float32))
         return Batch(self._augment(step, self._train.images[rows]), self._train.labels[rows], graphs, encodings)
 
     def iterate(self, start: int, stop: int) -> Iterator[Batch]:

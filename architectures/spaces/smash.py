@@ -323,7 +323,7 @@ class SMASH(SearchSpace[BankNetwork]):
     def graph(self, architecture: BankNetwork) -> ArchGraph:
         """One node a convolution; a sum for what a layer writes, which every later reader of those banks reads."""
         self._check(architecture)
-        return bank_layout.graph(self, architecture)
+        return dataclasses.replace(bank_layout.graph(self, architecture), encoding=self.encode(architecture))
 
     def encode(self, architecture: BankNetwork) -> Encoding:
         """{field of BlockChoices: [blocks, ...] int32}."""

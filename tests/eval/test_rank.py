@@ -111,7 +111,7 @@ def test_rank_writes_everything_that_it_promises(
     }
     with (tmp_path / "out" / "candidates.csv").open() as file:
         rows = list(csv.DictReader(file))
-    losses = [float(row["score_loss"]) for row in rows]
+    losses = [float(row["train_loss"]) for row in rows]
     assert len(rows) == 12
     assert losses == sorted(losses)
     assert all(hypernetwork.unseen(SPACE.from_string(row["architecture"])) for row in rows)

@@ -95,9 +95,9 @@ def test_the_size_of_kernels_does_not_follow_the_size_of_graphs(
     assert abs(spearmanr(nodes, means).statistic) < 0.5  # over architectures
 
 
-def test_weights_are_scale_times_base_plus_delta(fresh: Hypernetwork) -> None:
+def test_weights_are_base_plus_scaled_delta(fresh: Hypernetwork) -> None:
     """The formula, leaf by leaf, from the states of their nodes."""
-    space, config = fresh.space, fresh.config
+    space = fresh.space
     graph, module = space.graph(CELL), nnx.merge(fresh.definition, fresh.parameters)
     inputs = fresh.inputs(graph)
     states = jax.jit(lambda inputs: constant_norm(module.node_states(inputs)))(inputs)
@@ -111,7 +111,7 @@ def test_weights_are_scale_times_base_plus_delta(fresh: Hypernetwork) -> None:
         delta = getattr(module, group.role)(states[place : place + 1], group.shape)[0]
         base = module.base[group.name.replace("/", ".")].get_value()[row.place.slot, row.place.variant]
         scale = {"kernel": np.sqrt(2 / row.leaf.fan_in), "head_kernel": np.sqrt(1 / row.leaf.fan_in)}.get(group.role, 1)
-        unit = cut(base + config.delta_scale * delta, row.leaf.shape)
+        unit = cut(base / scale + delta, row.leaf.shape)
         if group.role == "kernel":
             unit = unit / np.sqrt(np.mean(np.square(unit)))
         found = cut(weights.arrays[group.name][row.place.slot], row.leaf.shape)

@@ -95,7 +95,10 @@ def test_a_larger_grid_changes_nothing(hypernetwork: Hypernetwork) -> None:
 
     def states(inputs: GraphInputs) -> Any:
         return module.propagation(
-            module.encoder(inputs.op_N, inputs.features_NF), inputs.distances_NN, larger, inputs.op_N != PADDING_OP
+            module.encoder(inputs.op_N, inputs.features_NF, inputs.noise),
+            inputs.distances_NN,
+            larger,
+            inputs.op_N != PADDING_OP,
         )
 
     deltas = jax.jit(lambda inputs: module.deltas(inputs, module.norm(states(inputs))), compiler_options=FAST)(inputs)
@@ -182,6 +185,6 @@ def test_sizes_beyond_the_largest_bin_are_in_it() -> None:
     features = np.zeros((3, len(FEATURES)), np.float32)
     features[1, FEATURES.index("channels_out")] = 1.0  # 65,536
     features[2, FEATURES.index("channels_out")] = np.log(8192) / np.log(65536)
-    states = np.asarray(jax.jit(lambda features: encoder(np.ones(3, np.int32), features))(features))
+    states = np.asarray(jax.jit(lambda features: encoder(np.ones(3, np.int32), features, np.zeros(0)))(features))
     np.testing.assert_array_equal(states[1], states[2])
     assert np.abs(states[1] - states[0]).max() > 0.1
