@@ -43,9 +43,7 @@ def run_config(folder: Path, architectures: int, batch: int, propagation: str = 
         data=DataConfig(source=str(folder / "tiny.npz"), image_size=8, score_images=60),
         augment=AugmentConfig(crop=1, flip=True),
         ghn=GHNConfig(width=8, message_width=4, hidden=8, tile=8, propagation=propagation),  # type: ignore[arg-type]
-        optimizer=OptimizerConfig(
-            name="sgd", learning_rate=0.1, warmup=2
-        ),  # Adam makes noise of vanishing gradients large
+        optimizer=OptimizerConfig(name="sgd", learning_rate=0.1, warmup=2),  # Adam would blow up rounding
         devices=DevicesConfig(architectures, batch),
         steps=STEPS,
         batch=8,
