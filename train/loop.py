@@ -101,7 +101,7 @@ def make_hypernetwork(config: TrainConfig, splits: Splits) -> Hypernetwork:
 
 
 def _copy(state: TrainState) -> TrainState:
-    """A state that outlives the next step, to which the original is donated."""
+    """A state that outlives the next step, which may consume the original."""
     return jax.tree.map(jnp.copy, state)
 
 

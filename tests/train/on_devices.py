@@ -26,8 +26,8 @@ def start(devices: int) -> None:
     os.environ["JAX_PLATFORMS"] = "cpu"
 
 
-def run_config(folder: Path, architectures: int, batch: int, propagation: str = "none") -> Any:
-    """A run of a tiny space; without messages where the hypernetwork is not what is tested."""
+def run_config(folder: Path, architectures: int, batch: int, whole: bool = False) -> Any:
+    """A run of a tiny space: with smaller cells and without messages, unless `whole`, so that it compiles sooner."""
     from architectures.spaces import NASBench201
     from ghn.config import GHNConfig
     from train.config import DevicesConfig, OptimizerConfig, SpaceConfig, TrainConfig
@@ -36,13 +36,14 @@ def run_config(folder: Path, architectures: int, batch: int, propagation: str = 
     @dataclasses.dataclass(frozen=True)
     class OneStage(SpaceConfig):
         def build(self, input_shape: tuple[int, int, int], classes: int) -> NASBench201:
-            return NASBench201(channels=4, cells=1, input_shape=input_shape, classes=classes, stages=1)
+            nodes = 4 if whole else 3
+            return NASBench201(channels=4, cells=1, input_shape=input_shape, classes=classes, stages=1, nodes=nodes)
 
     return TrainConfig(
         space=OneStage(),
         data=DataConfig(source=str(folder / "tiny.npz"), image_size=8, score_images=60),
         augment=AugmentConfig(crop=1, flip=True),
-        ghn=GHNConfig(width=8, message_width=4, hidden=8, tile=8, propagation=propagation),  # type: ignore[arg-type]
+        ghn=GHNConfig(width=8, message_width=4, hidden=8, tile=8, propagation="gatedgnn" if whole else "none"),
         optimizer=OptimizerConfig(name="sgd", learning_rate=0.1, warmup=2),  # Adam would blow up rounding
         devices=DevicesConfig(architectures, batch),
         steps=STEPS,
@@ -66,7 +67,7 @@ def gradients(folder: Path) -> dict[str, Any]:
     from train.data import load
     from train.loop import make_hypernetwork
 
-    config = run_config(folder, 2, 2, propagation="gatedgnn")
+    config = run_config(folder, 2, 2, whole=True)
     splits = load(config.data)
     hypernetwork = make_hypernetwork(config, splits)
     batch = BatchStream(config, hypernetwork, splits.train)[0]
@@ -113,9 +114,9 @@ def product(sizes: str) -> int:
 
 def eight(folder: Path) -> dict[str, Any]:
     """Everything on eight devices; runs into folder/one and folder/eight, and on from its middle into folder/two."""
-    from train import loop
-    from train.parallel import make_mesh
+    from train import loop, parallel
 
+    parallel.donated = lambda: (0,)  # as on accelerators
     for name, devices in (("one", (1, 1)), ("eight", (4, 2))):
         loop.train(run_config(folder, *devices), folder / name, show=False)
     shutil.copytree(folder / "eight", folder / "two")
@@ -123,7 +124,7 @@ def eight(folder: Path) -> dict[str, Any]:
     trained = loop.train(run_config(folder, 2, 1), folder / "two", show=False)
     return {
         "gradients": gradients(folder),
-        "mesh": [device.id for device in make_mesh(4, 2).devices[0]],
+        "mesh": [device.id for device in parallel.make_mesh(4, 2).devices[0]],
         "devices_of_result": sorted({len(leaf.devices()) for leaf in _leaves(trained.parameters)}),
     }
 

@@ -18,7 +18,7 @@ from ghn.features import stack_inputs
 from ghn.hypernetwork import GHN
 from train.step import Batch, TrainState, train_step
 
-SPACE = NASBench201(channels=4, cells=1, input_shape=(8, 8, 1), classes=3, stages=2)
+SPACE = NASBench201(channels=4, cells=1, input_shape=(8, 8, 1), classes=3, stages=1)
 PLATFORMS = ["cuda", "tpu"]
 
 

@@ -38,7 +38,7 @@ def launch(*arguments: object) -> subprocess.Popen[str]:
 def findings(process: subprocess.Popen[str]) -> dict[str, Any]:
     """What a process found; its own message where it failed."""
     try:
-        output, errors = process.communicate(timeout=300)
+        output, errors = process.communicate(timeout=900)  # of a busy machine
     finally:
         process.kill()
     assert process.returncode == 0, errors

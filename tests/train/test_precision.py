@@ -18,7 +18,7 @@ from ghn.config import GHNConfig
 from ghn.features import stack_inputs
 from train.step import Batch, init_state, train_step
 
-SPACE = NASBench201(channels=4, cells=1, input_shape=(8, 8, 1), classes=3, stages=1)
+SPACE = NASBench201(channels=4, cells=1, input_shape=(8, 8, 1), classes=3, stages=1, nodes=3)
 HALF = Layers(precision="bfloat16")
 OPTIMIZER = optax.adam(1e-2)
 
