@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from architectures.layers import Layers
@@ -21,7 +20,7 @@ from train.config import TrainConfig
 from train.data import Splits, check_provenance, load
 from train.metrics import MetricsWriter, TrainingProgress, write_whole
 from train.optimizer import make_optimizer
-from train.parallel import make_step, wait_for_all
+from train.parallel import keep, make_step, mesh_of, wait_for_all
 from train.step import TrainState, init_state
 
 
@@ -47,6 +46,7 @@ def train(config: TrainConfig, run: Path, tensorboard: bool = False, show: bool 
         DataError: the data cannot be read.
         ValueError: there are fewer devices than the configuration asks for.
     """
+    mesh = mesh_of(config.devices)
     splits = load(config.data)
     _claim_in_turn(run, config, splits)
     hypernetwork = make_hypernetwork(config, splits)
@@ -57,9 +57,9 @@ def train(config: TrainConfig, run: Path, tensorboard: bool = False, show: bool 
         state = _restore(run, finished[-1], state)
     start, first = int(state.step), jax.process_index() == 0
     stream = BatchStream(config, hypernetwork, splits.train)
-    step_fn, place = make_step(config.devices, hypernetwork.definition, optimizer, Layers(precision=config.precision))
+    step_fn, place = make_step(mesh, hypernetwork.definition, optimizer, Layers(precision=config.precision))
     state = place(state)
-    good, pending = _copy(state), []
+    good, pending = keep(state), []
     with (
         MetricsWriter(run, start, tensorboard) if first else contextlib.nullcontext() as writer,
         TrainingProgress(start, config.steps, show and first) as progress,
@@ -78,7 +78,7 @@ def train(config: TrainConfig, run: Path, tensorboard: bool = False, show: bool 
                         f"checkpoint {int(good.step)} holds the last good state. Lower optimizer.learning-rate "
                         f"(now {config.optimizer.learning_rate:g}) or optimizer.clip and start a new run"
                     )
-                good = _copy(state)
+                good = keep(state)
                 if writer is not None:
                     writer.write(done, means)
                 progress.update(done, means)
@@ -98,11 +98,6 @@ def make_hypernetwork(config: TrainConfig, splits: Splits) -> Hypernetwork:
         preprocessing=preprocessing,
         held_out=(config.held_out, config.held_out_seed),
     )
-
-
-def _copy(state: TrainState) -> TrainState:
-    """A state that outlives the next step, which may consume the original."""
-    return jax.tree.map(jnp.copy, state)
 
 
 def _claim_in_turn(run: Path, config: TrainConfig, splits: Splits) -> None:

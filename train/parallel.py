@@ -23,6 +23,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array, lax
@@ -111,20 +112,23 @@ def train_step(
     return result
 
 
+def mesh_of(devices: DevicesConfig) -> Mesh | None:
+    """The mesh of a run; None for one device and one process, which need none. Raises as `make_mesh` does."""
+    if devices == DevicesConfig() and jax.process_count() == 1:
+        return None
+    return make_mesh(devices.architectures, devices.batch)
+
+
 def make_step(
-    devices: DevicesConfig, definition: Definition, optimizer: optax.GradientTransformation, layers: Layers
+    mesh: Mesh | None, definition: Definition, optimizer: optax.GradientTransformation, layers: Layers
 ) -> tuple[Step, Callable[[TrainState], TrainState]]:
     """The compiled step of a run, and what puts a state where that step wants it.
 
-    The step takes batches as they come, and may consume the state that it is given (`donated`).
-
-    Raises:
-        ValueError: the devices asked for are not there.
+    The step takes batches as they come, and may consume the state that it is given (`keep`).
     """
-    if devices == DevicesConfig() and jax.process_count() == 1:
+    if mesh is None:
         plain = functools.partial(one_device.train_step, definition, optimizer, layers=layers)
         return jax.jit(plain, donate_argnums=donated()), lambda state: state
-    mesh = make_mesh(devices.architectures, devices.batch)
     step = jax.jit(functools.partial(train_step, mesh, definition, optimizer, layers=layers), donate_argnums=donated())
     return lambda state, batch: step(state, shard(mesh, batch)), functools.partial(replicate, mesh)
 
@@ -133,6 +137,11 @@ def donated() -> tuple[int, ...]:
     """The arguments of a step whose memory the new state takes over: the old state, but not on CPUs, where memory is
     plenty and the copies that XLA then makes are dear (0.3 ms a step)."""
     return () if jax.default_backend() == "cpu" else (0,)
+
+
+def keep(state: TrainState) -> TrainState:
+    """The state in memory that no step takes over."""
+    return jax.tree.map(jnp.copy, state) if donated() else state
 
 
 def join_processes() -> None:

@@ -20,7 +20,7 @@ from jax.sharding import AbstractMesh, AxisType
 
 import ghn
 from ghn.checkpoint import steps_of
-from train import parallel
+from train import loop, parallel
 from train.config import DevicesConfig, TrainConfig
 from train.step import Batch
 
@@ -178,6 +178,13 @@ def test_more_devices_than_there_are_is_an_error() -> None:
     count = len(jax.devices())
     with pytest.raises(ValueError, match=rf"devices: {count} x 2 = {2 * count} asked for, {count} .* ask for fewer"):
         parallel.make_mesh(count, 2)
+
+
+def test_a_run_without_its_devices_leaves_nothing(tmp_path: Path) -> None:
+    count = len(jax.devices())
+    with pytest.raises(ValueError, match=f"devices: 1 x {count + 1}"):
+        loop.train(TrainConfig(batch=8 * (count + 1), devices=DevicesConfig(1, count + 1)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(("images", "architectures", "name"), [(3, 2, "3 images"), (2, 3, "3 architectures")])

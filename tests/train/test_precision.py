@@ -62,7 +62,7 @@ def test_convolutions_compute_in_the_precision_and_nothing_in_float64(
         if hasattr(variable.aval, "dtype")
     }
     assert {dtype for name, dtype in types if name == "conv_general_dilated"} == {layers.precision}
-    images = (8 // 1, *SPACE.input_shape[:2], 4)
+    images = (8, *SPACE.input_shape[:2], 4)
     products = [e for e in found if e.primitive.name == "dot_general" and e.invars[0].aval.shape == images]
     assert products and all(str(v.aval.dtype) == layers.precision for e in products for v in (*e.invars, *e.outvars))
     assert "float64" not in {dtype for _, dtype in types}
