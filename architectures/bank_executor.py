@@ -85,14 +85,14 @@ def outer_ops(kinds: tuple[tuple[int, int], ...], outputs: int) -> tuple[Op, ...
     return (nothing, *(conv_op(kernel, dilation, outputs) for kernel, dilation in kinds))
 
 
-def read_rows(read_K: Array, channels: Array, shape: BankShape) -> Array:
+def read_rows(read_K: Array, channels: Array, shape: BankShape, dtype: jnp.dtype | type = jnp.float32) -> Array:
     """[R, R] of 0 and 1: row k * N + c of the padded concatenation takes row (banks read before k) * channels + c of
     the tight one, if bank k is read and has a channel c."""
     bank, channel = jnp.divmod(jnp.arange(shape.banks * shape.channels), shape.channels)
     before_K = jnp.cumsum(read_K) - read_K
     tight = before_K[bank] * channels + channel
     used = (read_K[bank] > 0) & (channel < channels)
-    return jax.nn.one_hot(jnp.where(used, tight, -1), len(bank))
+    return jax.nn.one_hot(jnp.where(used, tight, -1), len(bank), dtype=dtype)
 
 
 def spread_groups(kernel: Array, inputs: Array, outputs: Array, groups: Array) -> Array:
@@ -114,9 +114,10 @@ def spread(slots: Slots, choices: BlockChoices, shape: BankShape) -> dict[str, d
         return {"scale": scale * mask, "bias": slots[f"{part}/bias"] * mask}
 
     layers = len(choices.active)
-    rows_LRR = jax.vmap(read_rows, (0, None, None))(choices.read, choices.channels, shape)
+    tight = slots["read/kernel"][:, 0, 0]
+    rows_LRR = jax.vmap(lambda read_K: read_rows(read_K, choices.channels, shape, tight.dtype))(choices.read)
     channels_L = jnp.broadcast_to(choices.channels, (layers,))
-    read = {"kernel": rows_LRR @ slots["read/kernel"][:, 0, 0], **narrowed("read", choices.units)}
+    read = {"kernel": rows_LRR @ tight, **narrowed("read", choices.units)}
 
     def convolutions(part: str, groups_L2: Array, outputs_L: Array) -> dict[str, Array]:
         twice = jnp.repeat(outputs_L, 2)

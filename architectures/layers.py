@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from jax import Array, lax
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 BATCH_NORM_EPSILON = 1e-5
+Precision = Literal["float32", "bfloat16"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,19 +33,34 @@ class Layers:
             "plain" leaves them to JAX.
         statistics_rows: batch normalisation takes its moments from the first so many rows of the batch (the whole
             batch when None). Rows after them are normalised by statistics that they did not enter.
+        batch_axis: inside a `jax.shard_map`, the mesh axis over which the batch is spread; batch normalisation then
+            takes its moments from the whole batch, not from the device's part of it.
+        precision: what images and weights are cast to before a network runs on them (`cast`). Moments of batch
+            normalisation are float32 in any case.
 
     Raises:
-        ValueError: an unknown gradient, or fewer than 1 statistics row.
+        ValueError: an unknown gradient or precision, fewer than 1 statistics row, or statistics rows of a batch that
+            is spread over devices.
     """
 
     gradient: Literal["canonical", "plain"] = "canonical"
     statistics_rows: int | None = None
+    batch_axis: str | None = None
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         if self.gradient not in ("canonical", "plain"):
             raise ValueError(f"Layers.gradient={self.gradient!r}: use 'canonical' or 'plain'")
         if self.statistics_rows is not None and self.statistics_rows < 1:
             raise ValueError(f"Layers.statistics_rows={self.statistics_rows}: must be at least 1, or None for all rows")
+        if self.statistics_rows is not None and self.batch_axis is not None:
+            raise ValueError("Layers.statistics_rows: a device has only some of the rows; use no batch_axis with it")
+        if self.precision not in ("float32", "bfloat16"):
+            raise ValueError(f"Layers.precision={self.precision!r}: use 'float32' or 'bfloat16'")
+
+    def cast(self, arrays: Any) -> Any:
+        """A pytree of arrays in the precision that networks run in."""
+        return jax.tree.map(lambda array: jnp.asarray(array, self.precision), arrays)
 
     def conv(self, x_BHWI: Array, kernel: Array, stride: int = 1, dilation: int = 1) -> Array:
         """Convolution with 'SAME' padding; `kernel` is [kh, kw, I, O]; returns [B, ceil(H / stride), ..., O]."""
@@ -58,13 +74,16 @@ class Layers:
 
     def batch_norm(self, x_BHWC: Array, scale_C: Array, bias_C: Array) -> Array:
         """Batch normalisation by the statistics of this very batch (no running averages)."""
-        rows = x_BHWC if self.statistics_rows is None else x_BHWC[: self.statistics_rows]
+        x = x_BHWC.astype(jnp.float32)
+        rows = x if self.statistics_rows is None else x[: self.statistics_rows]
         flat = rows.reshape(-1, rows.shape[-1])
         average = jnp.full((flat.shape[0],), 1.0 / flat.shape[0], flat.dtype)
         mean_C = average @ flat
         variance_C = average @ jnp.square(flat - mean_C)
+        if self.batch_axis is not None:
+            mean_C, variance_C = _pooled(mean_C, variance_C, self.batch_axis)
         gain_C = scale_C * lax.rsqrt(variance_C + BATCH_NORM_EPSILON)
-        return x_BHWC * gain_C + (bias_C - mean_C * gain_C)
+        return (x * gain_C + (bias_C - mean_C * gain_C)).astype(x_BHWC.dtype)
 
     def avg_pool_3x3(self, x_BHWC: Array) -> Array:
         """Average over 3x3 neighbourhoods at stride 1; padding is not counted."""
@@ -76,6 +95,17 @@ class Layers:
         padded = jnp.pad(x_BHWC, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
         blocks = padded.reshape(-1, (height + 1) // 2, 2, (width + 1) // 2, 2, channels).sum((2, 4))
         return blocks / _block_counts(height, width).astype(x_BHWC.dtype)
+
+
+def _pooled(mean_C: Array, variance_C: Array, axis: str) -> tuple[Array, Array]:
+    """Moments of all devices' rows from those of each, which are as many (Chan et al. 1979).
+
+    One collective, and one in the gradient. Averages of x and x^2 would need no more, but lose digits; averages of x,
+    then of (x - mean)^2, would need twice as many.
+    """
+    means_DC, variances_DC = jnp.unstack(lax.all_gather(jnp.stack([mean_C, variance_C]), axis), axis=1)
+    mean_C = means_DC.mean(0)
+    return mean_C, (variances_DC + jnp.square(means_DC - mean_C)).mean(0)
 
 
 @functools.cache

@@ -219,7 +219,7 @@ def _load_run(run: Path, space: SearchSpace[Any] | None) -> Hypernetwork:
 
 def _restore(path: Path, parameters: Parameters, others: dict[str, Any]) -> tuple[Parameters, Any]:
     def abstract(leaf: Any) -> jax.ShapeDtypeStruct:
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
 
     wanted = jax.tree.map(abstract, {"hypernetwork": nnx.to_pure_dict(parameters), **others})

@@ -111,7 +111,7 @@ class GatedGNN(Propagation):
             new_WD = gated_update(input_gates + (incoming_2WP @ absorb_2PG).sum(0), state_gates, old_WD)
             return jax.lax.dynamic_update_slice(messages_2NP, send(new_WD), (0, index * places, 0)), new_WD
 
-        start = jnp.zeros((2, nodes, absorb_2PG.shape[1]), states_ND.dtype)
+        start = jnp.zeros_like(states_ND, shape=(2, nodes, absorb_2PG.shape[1]))
         _, new_LWD = jax.lax.scan(step, start, (jnp.arange(steps), weights_L2WN, *rows), reverse=reverse)
         return new_LWD.reshape(nodes, width)
 

@@ -16,6 +16,7 @@ from rich.console import Console
 from train.config import SpaceConfig, TrainConfig
 from train.data import DataConfig, load
 from train.loop import train
+from train.parallel import join_processes
 from train.target import Protocol
 from train.target_table import TargetTable, sample_classes
 
@@ -23,7 +24,10 @@ console = Console(stderr=True)
 
 
 def ghn(
-    config: Annotated[TrainConfig, tyro.conf.arg(name="")], out: Path = Path("runs/ghn"), tensorboard: bool = False
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")],
+    out: Path = Path("runs/ghn"),
+    tensorboard: bool = False,
+    distributed: bool = False,
 ) -> None:
     """Train a graph hypernetwork; run the same command again to continue after an interruption.
 
@@ -31,8 +35,14 @@ def ghn(
         config: the run.
         out: folder of the run.
         tensorboard: also write TensorBoard events (needs the extra).
+        distributed: one of several processes of a cluster that JAX knows (Slurm, Open MPI, Kubernetes, cloud TPUs), all
+            with the same command; elsewhere set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
     """
+    if distributed:
+        join_processes()
     trained = train(config, out, tensorboard)
+    if jax.process_index() > 0:
+        return
     console.print(f"{trained.space.describe()}")
     console.print(
         f"{trained.parameter_count:,} parameters, {trained.step:,} steps; load it with ghn.load({str(out)!r})"

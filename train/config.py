@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
+from architectures.layers import Precision
 from architectures.spaces import SMASH, NASBench201, SearchSpace
 from ghn.config import GHNConfig
 from train.data import AugmentConfig, DataConfig
@@ -53,6 +54,19 @@ class OptimizerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class DevicesConfig:
+    """How a step is spread over devices. Results are the same up to rounding, so a run may resume on other devices."""
+
+    architectures: int = 1  # devices among which the architectures of a meta-batch are divided
+    batch: int = 1  # times devices among which the images of a batch are divided
+
+    def __post_init__(self) -> None:
+        for name in ("architectures", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"DevicesConfig.{name}={getattr(self, name)}: must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """One training run. Expected of the default: 6,000 steps in 2 to 4 minutes on two CPU cores."""
 
@@ -68,6 +82,8 @@ class TrainConfig:
     held_out: float = 0.1  # share of the space's isomorphism classes that training never sees
     held_out_seed: int = 0  # which share
     seed: int = 0  # of initialisation, batches, architectures, augmentation
+    precision: Precision = "float32"  # of images and generated weights; parameters and statistics stay float32
+    devices: DevicesConfig = DevicesConfig()  # not part of a run's identity
     log_every: int = 50  # steps between lines of metrics, and between checks for NaN
     checkpoint_every: int = 1000  # steps
 
@@ -77,3 +93,9 @@ class TrainConfig:
                 raise ValueError(f"TrainConfig.{name}={getattr(self, name)}: must be at least 1")
         if not 0 <= self.held_out < 1:
             raise ValueError(f"TrainConfig.held_out={self.held_out}: a share in [0, 1)")
+        for name, axis in (("meta_batch", "architectures"), ("batch", "batch")):
+            size, count = getattr(self, name), getattr(self.devices, axis)
+            if size % count:
+                raise ValueError(
+                    f"TrainConfig.{name}={size}: does not divide among devices.{axis}={count}; use a multiple of it"
+                )

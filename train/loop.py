@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import functools
 import json
 import math
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from architectures.layers import Layers
 from ghn.api import Hypernetwork, Preprocessing
 from ghn.checkpoint import load_training, save_run, steps_of
 from train.batches import BatchStream
@@ -19,7 +20,8 @@ from train.config import TrainConfig
 from train.data import Splits, check_provenance, load
 from train.metrics import MetricsWriter, TrainingProgress, write_whole
 from train.optimizer import make_optimizer
-from train.step import TrainState, init_state, train_step
+from train.parallel import keep, make_step, mesh_of, wait_for_all
+from train.step import TrainState, init_state
 
 
 class RunError(ValueError):
@@ -29,7 +31,8 @@ class RunError(ValueError):
 def train(config: TrainConfig, run: Path, tensorboard: bool = False, show: bool = True) -> Hypernetwork:
     """Trains a hypernetwork into the folder `run`, continuing at its last checkpoint if there is one.
 
-    Files: config.json, metrics.jsonl, checkpoints/<step>/.
+    Files: config.json, metrics.jsonl, checkpoints/<step>/. With several processes (`jax.distributed`), each calls this
+    with the same arguments, the folder is on a disk that they share, and process 0 writes configuration and metrics.
 
     Args:
         config: the run.
@@ -41,20 +44,26 @@ def train(config: TrainConfig, run: Path, tensorboard: bool = False, show: bool 
         RunError: the folder belongs to another run or cannot be written; the loss stopped being finite (the last good
             checkpoint is kept).
         DataError: the data cannot be read.
+        ValueError: there are fewer devices than the configuration asks for.
     """
+    mesh = mesh_of(config.devices)
     splits = load(config.data)
-    _claim(run, config, splits)
+    _claim_in_turn(run, config, splits)
     hypernetwork = make_hypernetwork(config, splits)
     optimizer = make_optimizer(config.optimizer, config.steps)
     state = init_state(hypernetwork, optimizer)
     finished = steps_of(run)
     if finished:
         state = _restore(run, finished[-1], state)
-    start = int(state.step)
+    start, first = int(state.step), jax.process_index() == 0
     stream = BatchStream(config, hypernetwork, splits.train)
-    step_fn = jax.jit(functools.partial(train_step, hypernetwork.definition, optimizer))
-    good, pending = state, []
-    with MetricsWriter(run, start, tensorboard) as writer, TrainingProgress(start, config.steps, show) as progress:
+    step_fn, place = make_step(mesh, hypernetwork.definition, optimizer, Layers(precision=config.precision))
+    state = place(state)
+    good, pending = keep(state), []
+    with (
+        MetricsWriter(run, start, tensorboard) if first else contextlib.nullcontext() as writer,
+        TrainingProgress(start, config.steps, show and first) as progress,
+    ):
         for step, batch in zip(range(start, config.steps), stream.iterate(start, config.steps), strict=True):
             state, metrics = step_fn(state, batch)
             pending.append(metrics)
@@ -69,12 +78,14 @@ def train(config: TrainConfig, run: Path, tensorboard: bool = False, show: bool 
                         f"checkpoint {int(good.step)} holds the last good state. Lower optimizer.learning-rate "
                         f"(now {config.optimizer.learning_rate:g}) or optimizer.clip and start a new run"
                     )
-                good = state
-                writer.write(done, means)
+                good = keep(state)
+                if writer is not None:
+                    writer.write(done, means)
                 progress.update(done, means)
             if done % config.checkpoint_every == 0 or done == config.steps:
                 _save(run, hypernetwork, state)
-    return dataclasses.replace(hypernetwork, parameters=state.parameters, step=int(state.step))
+    parameters = jax.tree.map(lambda leaf: leaf.addressable_data(0), state.parameters)  # on one device
+    return dataclasses.replace(hypernetwork, parameters=parameters, step=int(state.step))
 
 
 def make_hypernetwork(config: TrainConfig, splits: Splits) -> Hypernetwork:
@@ -89,6 +100,20 @@ def make_hypernetwork(config: TrainConfig, splits: Splits) -> Hypernetwork:
     )
 
 
+def _claim_in_turn(run: Path, config: TrainConfig, splits: Splits) -> None:
+    """`_claim` by process 0, then by the others, so that all of them end with the same error or with none."""
+    first = jax.process_index() == 0
+    try:
+        if first:
+            _claim(run, config, splits)
+    finally:
+        wait_for_all("claim")
+    if not first:
+        if not (run / "config.json").exists():
+            raise RunError(f"{run}: process {jax.process_index()} does not see it; use a folder that all hosts share")
+        _claim(run, config, splits)
+
+
 def _claim(run: Path, config: TrainConfig, splits: Splits) -> None:
     """Records the configuration in the run's folder, or checks that the folder belongs to this very run."""
     own = json.loads(json.dumps({"config": dataclasses.asdict(config), "provenance": dict(splits.provenance)}))
@@ -97,7 +122,9 @@ def _claim(run: Path, config: TrainConfig, splits: Splits) -> None:
         if path.exists():
             recorded = json.loads(path.read_text())
             check_provenance(own["provenance"], recorded["provenance"])
-            differing = _differences(_completed(recorded["config"], dataclasses.asdict(TrainConfig())), own["config"])
+            before = _completed(recorded["config"], dataclasses.asdict(TrainConfig()))
+            # Devices are no part of what is computed: a run goes on with more or fewer of them.
+            differing = _differences({**before, "devices": None}, {**own["config"], "devices": None})
             if differing:
                 raise RunError(
                     f"{run}: belongs to another run ({'; '.join(differing)}); choose another --out or delete the folder"

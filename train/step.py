@@ -60,56 +60,100 @@ def init_state(hypernetwork: Hypernetwork, optimizer: optax.GradientTransformati
     return TrainState(hypernetwork.parameters, optimizer.init(hypernetwork.parameters), jnp.zeros((), jnp.int32))
 
 
-def loss_fn(definition: Definition, parameters: Parameters, batch: Batch) -> tuple[Array, dict[str, Array]]:
+def loss_fn(
+    definition: Definition, parameters: Parameters, batch: Batch, layers: Layers = Layers()
+) -> tuple[Array, dict[str, Array]]:
     """Mean cross-entropy in nats over the A architectures with generated weights, on one batch of images.
+
+    Args:
+        definition: the hypernetwork's structure.
+        parameters: its parameters.
+        batch: architectures and images.
+        layers: how the architectures compute their layers.
 
     Returns:
         The loss, and {"loss", "accuracy"} as means over architectures and images.
     """
     module = nnx.merge(definition, parameters)
     weights_A = jax.vmap(module)(batch.graphs)
-    loss_A, accuracy_A = evaluate_weights(module.space, weights_A, batch.encodings, batch.images, batch.labels)
+    loss_A, accuracy_A = evaluate_weights(module.space, weights_A, batch.encodings, batch.images, batch.labels, layers)
     return loss_A.mean(), {"loss": loss_A.mean(), "accuracy": accuracy_A.mean()}
 
 
 def train_step(
-    definition: Definition, optimizer: optax.GradientTransformation, state: TrainState, batch: Batch
+    definition: Definition,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    batch: Batch,
+    layers: Layers = Layers(),
 ) -> tuple[TrainState, dict[str, Array]]:
-    """One optimiser step.
+    """One optimiser step, on one device; `train.parallel.train_step` is the same on several.
+
+    Args:
+        definition: the hypernetwork's structure.
+        optimizer: of its parameters.
+        state: before the step.
+        batch: what the step reads.
+        layers: how the architectures compute their layers: `Layers(precision="bfloat16")` for accelerators.
 
     Returns:
         The new state, and {"loss" in nats, "accuracy", "gradient_norm", "parameter_norm"}. The first three are of the
         state before the step; the last is of the new one, so that all being finite vouches for both.
     """
-    grad_fn = jax.value_and_grad(functools.partial(loss_fn, definition), has_aux=True)
-    (_, metrics), grads = grad_fn(state.parameters, batch)
+    grads, metrics = gradients(definition, state.parameters, batch, layers)
+    return apply_gradients(optimizer, state, grads, metrics)
+
+
+def gradients(
+    definition: Definition, parameters: Parameters, batch: Batch, layers: Layers
+) -> tuple[Parameters, dict[str, Array]]:
+    """Gradients of `loss_fn` by the parameters, and its {"loss", "accuracy"}."""
+
+    def loss(parameters: Parameters) -> tuple[Array, dict[str, Array]]:
+        return loss_fn(definition, parameters, batch, layers)
+
+    (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(parameters)
+    return grads, metrics
+
+
+def apply_gradients(
+    optimizer: optax.GradientTransformation, state: TrainState, grads: Parameters, metrics: dict[str, Array]
+) -> tuple[TrainState, dict[str, Array]]:
+    """The state after the optimiser's update by these gradients, and the metrics with the two norms added."""
     grads = jax.lax.optimization_barrier(grads)  # XLA:CPU would fuse them into the optimiser: 5 times the compilation
     updates, optimizer_state = optimizer.update(grads, state.optimizer_state, state.parameters)
     parameters = optax.apply_updates(state.parameters, updates)
-    metrics |= {"gradient_norm": optax.tree.norm(grads), "parameter_norm": optax.tree.norm(parameters)}
-    return TrainState(parameters, optimizer_state, state.step + 1), metrics
+    norms = {"gradient_norm": optax.tree.norm(grads), "parameter_norm": optax.tree.norm(parameters)}
+    return TrainState(parameters, optimizer_state, state.step + 1), metrics | norms
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 5))
 def evaluate_weights(
     space: SearchSpace[Any],
     weights_A: WeightArrays,
     encoding_A: dict[str, Array],
     images: Array,
     labels: Array,
+    layers: Layers = Layers(),
 ) -> tuple[Array, Array]:
     """Cross-entropy [A] in nats and accuracy [A] of A architectures with given weights on the same images.
 
     Architectures run one after the other inside one program. When differentiated, each one's gradient is taken right
     after its forward pass, so that memory does not grow with A.
     """
-    return jax.lax.map(lambda pair: _evaluate(space, pair[0], pair[1], images, labels), (weights_A, encoding_A))
+    return jax.lax.map(lambda pair: _evaluate(space, pair[0], pair[1], images, labels, layers), (weights_A, encoding_A))
 
 
 def _evaluate(
-    space: SearchSpace[Any], weights: WeightArrays, encoding: dict[str, Array], images: Array, labels: Array
+    space: SearchSpace[Any],
+    weights: WeightArrays,
+    encoding: dict[str, Array],
+    images: Array,
+    labels: Array,
+    layers: Layers,
 ) -> tuple[Array, Array]:
-    logits, _ = space.forward(weights, encoding, images, Layers())
+    logits, _ = space.forward(layers.cast(weights), encoding, layers.cast(images), layers)
+    logits = logits.astype(jnp.float32)
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
     return loss, (logits.argmax(-1) == labels).mean()
 
@@ -120,16 +164,19 @@ def _evaluate_forward(
     encoding_A: dict[str, Array],
     images: Array,
     labels: Array,
+    layers: Layers,
 ) -> tuple[tuple[Array, Array], WeightArrays]:
     def one(pair: tuple[WeightArrays, dict[str, Array]]) -> tuple[tuple[Array, Array], WeightArrays]:
         weights, encoding = pair
-        return jax.value_and_grad(lambda w: _evaluate(space, w, encoding, images, labels), has_aux=True)(weights)
+        return jax.value_and_grad(lambda w: _evaluate(space, w, encoding, images, labels, layers), has_aux=True)(
+            weights
+        )
 
     return jax.lax.map(one, (weights_A, encoding_A))
 
 
 def _evaluate_backward(
-    space: SearchSpace[Any], grads_A: WeightArrays, cotangents: tuple[Array, Array]
+    space: SearchSpace[Any], layers: Layers, grads_A: WeightArrays, cotangents: tuple[Array, Array]
 ) -> tuple[WeightArrays, None, None, None]:
     loss_A = cotangents[0]
     scaled = jax.tree.map(lambda g: g * loss_A.reshape(-1, *[1] * (g.ndim - 1)), grads_A)

@@ -405,7 +405,8 @@ class SMASH(SearchSpace[BankNetwork]):
             banks = block(index, x)
             leave = bank_layout.only(arrays, f"leave{index}")
             in_use_K = jnp.arange(self.banks[-1]) < encoding["banks"][index]
-            rows_RR = read_rows(in_use_K.astype(jnp.int32), encoding["channels"][index], self.shape(index))
+            dtype = leave["kernel"].dtype
+            rows_RR = read_rows(in_use_K.astype(jnp.int32), encoding["channels"][index], self.shape(index), dtype)
             last = index + 1 == self.blocks
             width = self.features if last else encoding["channels"][index + 1]
             mask = jnp.arange(leave["scale"].shape[0]) < width

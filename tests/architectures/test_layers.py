@@ -186,3 +186,42 @@ def test_rows_beyond_the_statistics_influence_no_other() -> None:
     assert np.abs(gradient[others]).max() > 1e-3
     everything = Layers().batch_norm(changed, scale, bias)
     assert not np.allclose(before[others], everything[others])
+
+
+# ------------------------------------------------------------------------------------------- devices and precision
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+def test_batch_norm_over_a_spread_batch_is_that_of_the_whole(offset: float) -> None:
+    """Output and gradients, with the parts of the batch along a named axis; far from zero, one-pass moments fail."""
+    x, target = offset + normal(0, 8, 3, 3, 2) * 2, normal(3, 8, 3, 3, 2)
+    scale, bias = 1 + 0.5 * normal(1, 2), normal(2, 2)
+
+    def loss(layers: Layers, x: Array, target: Array) -> tuple[Array, Array]:
+        y = layers.batch_norm(x, scale, bias)
+        return (jnp.tanh(y) * target).sum(), y
+
+    def parts(array: Array) -> Array:
+        return array.reshape(4, 2, *array.shape[1:])
+
+    whole = jax.value_and_grad(functools.partial(loss, Layers()), has_aux=True)
+    spread = jax.value_and_grad(functools.partial(loss, Layers(batch_axis="batch")), has_aux=True)
+    (_, expected), expected_gradient = whole(x, target)
+    (_, found), gradient = jax.vmap(spread, axis_name="batch")(parts(x), parts(target))
+    tolerance = 1e-5 if offset == 0 else 1e-3
+    np.testing.assert_allclose(found, parts(expected), rtol=0, atol=tolerance)
+    np.testing.assert_allclose(gradient, parts(expected_gradient), rtol=0, atol=tolerance)
+
+
+def test_batch_norm_of_bfloat16_takes_its_moments_in_float32() -> None:
+    x = (5 + normal(0, 64, 8, 8, 2)).astype(jnp.bfloat16)
+    scale, bias = 1 + 0.5 * normal(1, 2), normal(2, 2)
+    found = Layers(precision="bfloat16").batch_norm(x, scale, bias)
+    assert found.dtype == jnp.bfloat16
+    exact = Layers().batch_norm(x.astype(jnp.float32), scale, bias)
+    np.testing.assert_array_equal(found, exact.astype(jnp.bfloat16))
+
+
+def test_statistics_rows_of_a_spread_batch_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"Layers\.statistics_rows: .*no batch_axis"):
+        Layers(statistics_rows=2, batch_axis="batch")

@@ -104,7 +104,7 @@ def whole(light: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def quick_loss(definition: Any, parameters: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
+def quick_loss(definition: Any, parameters: Any, batch: Any, layers: Any = None) -> tuple[Any, dict[str, Any]]:
     leaves = jax.tree.leaves(parameters)
     loss = sum(jnp.mean(jnp.square(leaf - jnp.mean(batch.images))) for leaf in leaves)
     return loss, {"loss": loss, "accuracy": jnp.zeros(())}
