@@ -5,6 +5,9 @@
 
     python benchmarks/ranking.py --cifar10 DIR --table nasbench201.csv.gz
 
+(c) "smash": memory-bank networks on the data of (a), by the graph hypernetwork, by SMASH's own (convolutional over the
+    encoding of the banks), and by a supernet; and whether weights generated from a *wrong* encoding are worse.
+
 In (b) held-out classes fall into a development and a reported half, by a hash; the score was fixed on the first
 (ranking_variants.md) and this benchmark reads the second. Hypernetworks are trained into --runs and found there again.
 """
@@ -12,7 +15,7 @@ In (b) held-out classes fall into a development and a reported half, by a hash; 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ import tyro
 from common import console, finish
 
 from eval.ground_truth import GroundTruth, read_ground_truth
+from eval.metrics import Interval, bootstrap
 from eval.ranking import (
     PRIMARY,
     SECONDARY,
@@ -35,9 +39,12 @@ from eval.ranking import (
 from eval.report import ranking_json, ranking_notes, ranking_rows
 from eval.scoring import Scorer
 from ghn import GHNConfig, Hypernetwork
-from train.config import TrainConfig
+from train.config import SpaceConfig, TrainConfig
 from train.data import AugmentConfig, DataConfig, Splits, load
 from train.loop import train
+
+SMASH_SPACE = SpaceConfig(name="smash", banks=(1, 2, 3), layers=(1, 2), kernels=(3,))
+RIVALS = {"SMASH's hypernetwork": GHNConfig(network="smash", layers=4)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +59,15 @@ class Options:
     images: int = 500  # images of each split that a score uses
     seeds: int = 3  # hypernetworks of each kind of data
     steps: int = 6000  # of every hypernetwork and supernet
-    only: str | None = None  # "embedded" or "nasbench201": just that part
+    only: str | None = None  # "embedded", "nasbench201" or "smash": just that part
+    smash_steps: int = 3000  # of every hypernetwork of (c)
     quick: bool = False  # 2 seeds, 300 steps, 500 resamples
     out: Path = Path("benchmarks/results")  # results
+
+    @property
+    def resamples(self) -> int:
+        """Of every bootstrap."""
+        return 500 if self.quick else 2000
 
 
 def embedded_config(options: Options) -> TrainConfig:
@@ -68,8 +81,30 @@ def cifar10_config(options: Options) -> TrainConfig:
     return TrainConfig(data=data, augment=AugmentConfig(crop=2, flip=True), steps=options.steps, held_out=0.7)
 
 
-def part(options: Options, name: str, config: TrainConfig, select: Callable[[Hypernetwork], GroundTruth]) -> Ranking:
-    """Trains what is missing, scores, compares."""
+def smash_config(options: Options) -> TrainConfig:
+    """Training for (c); the space is that of the ground truth in the package."""
+    return TrainConfig(space=SMASH_SPACE, steps=options.smash_steps)
+
+
+def part(
+    options: Options,
+    name: str,
+    config: TrainConfig,
+    select: Callable[[Hypernetwork], GroundTruth],
+    rivals: Mapping[str, GHNConfig] | None = None,
+) -> tuple[Ranking, dict[str, Interval]]:
+    """Trains what is missing, scores, compares.
+
+    Args:
+        options: of the benchmark.
+        name: of the part.
+        config: training of its hypernetworks.
+        select: the ground truth, given a hypernetwork that says what it has seen.
+        rivals: other hypernetworks, trained as often and as long.
+
+    Returns:
+        The ranking; and by hypernetwork, the loss with weights of a wrong graph minus that of the right one, in nats.
+    """
     splits = load(config.data)
     seeds = [dataclasses.replace(config, seed=seed) for seed in range(options.seeds)]
     hypernetworks = [train(seed, options.runs / f"{name}-{seed.seed}") for seed in seeds]
@@ -79,7 +114,16 @@ def part(options: Options, name: str, config: TrainConfig, select: Callable[[Hyp
     console.print(f"{name}: scoring {len(truth.architectures)} classes")
     free = free_methods(space, truth.architectures, splits.train.images)
     methods: dict[str, Method] = {}
+    wrong: dict[str, Interval] = {}
+    for rival, ghn_config in (rivals or {}).items():
+        for seed, seeded in enumerate(seeds):
+            trained = train(dataclasses.replace(seeded, ghn=ghn_config), options.runs / f"{name}-{rival}-{seed}")
+            own = _scored(trained, splits, truth, options.images)
+            methods |= {key.replace("generated weights", rival) + f", seed {seed}": m for key, m in own.items()}
+            wrong[f"{rival}, seed {seed}"] = _wrong_graph(trained, splits, truth, options)
     for seed, hypernetwork in enumerate(hypernetworks):
+        if rivals:
+            wrong[f"graph hypernetwork, seed {seed}"] = _wrong_graph(hypernetwork, splits, truth, options)
         own = _scored(hypernetwork, splits, truth, options.images)
         methods |= {f"{key}, seed {seed}": method for key, method in own.items()}
         methods[f"generated weights + parameters, seed {seed}"] = combine({**own, **free})
@@ -90,7 +134,15 @@ def part(options: Options, name: str, config: TrainConfig, select: Callable[[Hyp
     methods["generated weights + parameters"] = combine({**methods, **free})
     for key, method in _scored(supernet, splits, truth, options.images).items():
         methods[key.replace("generated weights", "delta = 0")] = method
-    return compare(truth, {**methods, **free}, resamples=500 if options.quick else 2000)
+    return compare(truth, {**methods, **free}, resamples=options.resamples), wrong
+
+
+def _wrong_graph(hypernetwork: Hypernetwork, splits: Splits, truth: GroundTruth, options: Options) -> Interval:
+    """How much higher the training loss is with weights that were generated from another architecture's graph."""
+    scorer, architectures = Scorer(hypernetwork, splits.train, splits.score, options.images), truth.architectures
+    shifted = [*architectures[1:], architectures[0]]
+    gap = scorer(architectures, graphs_of=shifted).train_loss - scorer(architectures).train_loss
+    return bootstrap(lambda gap, _: gap.mean(-1), gap, truth.accuracy, truth.classes, options.resamples)
 
 
 def _scored(hypernetwork: Hypernetwork, splits: Splits, truth: GroundTruth, images: int) -> dict[str, Method]:
@@ -102,23 +154,32 @@ def main(options: Options) -> None:
     """Both parts, where their data are at hand."""
     if options.quick:
         options = dataclasses.replace(options, seeds=min(options.seeds, 2), steps=min(options.steps, 300))
-    results: dict[str, Any] = {"embedded": None, "nasbench201": None}
+        options = dataclasses.replace(options, smash_steps=min(options.smash_steps, 300))
+    results: dict[str, Any] = {"embedded": None, "nasbench201": None, "smash": None}
     rows: list[list[str]] = []
     notes: list[str] = []
 
-    def add(name: str, ranking: Ranking) -> None:
+    def add(name: str, ranking: Ranking, wrong: dict[str, Interval]) -> None:
         results[name] = ranking_json(ranking)
+        if wrong:
+            results[name]["wrong_encoding"] = {key: interval.as_list() for key, interval in wrong.items()}
         header, *body = ranking_rows(ranking)
         rows.extend([["data", *header]] if not rows else [])
         rows.extend([name, *row] for row in body)
         notes.extend(f"{name}: {note}" for note in ranking_notes(ranking))
+        notes.extend(
+            f"{name}: loss with weights of a wrong graph minus that of the right one, {key}: {gap} nats."
+            for key, gap in wrong.items()
+        )
 
     def embedded_truth(hypernetwork: Hypernetwork) -> GroundTruth:
         return read_ground_truth("embedded", hypernetwork.space).select(hypernetwork.unseen)
 
-    if options.only != "nasbench201":
-        add("embedded", part(options, "embedded", embedded_config(options), embedded_truth))
-    if options.cifar10 is not None and options.table is not None and options.only != "embedded":
+    if options.only in (None, "embedded"):
+        add("embedded", *part(options, "embedded", embedded_config(options), embedded_truth))
+    if options.only in (None, "smash"):
+        add("smash", *part(options, "smash", smash_config(options), embedded_truth, RIVALS))
+    if options.cifar10 is not None and options.table is not None and options.only in (None, "nasbench201"):
         table = options.table
 
         def nasbench_truth(hypernetwork: Hypernetwork) -> GroundTruth:
@@ -130,7 +191,7 @@ def main(options: Options) -> None:
 
             return read_ground_truth(table, space, options.column).select(wanted)
 
-        add("nasbench201", part(options, "nasbench201", cifar10_config(options), nasbench_truth))
+        add("nasbench201", *part(options, "nasbench201", cifar10_config(options), nasbench_truth))
     finish("ranking", results, rows[0], rows[1:], notes, list(range(options.seeds)), options.out)
 
 

@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from architectures.spaces import SearchSpace
 
 ARCHITECTURE_COLUMNS = ("architecture", "arch_str")
-PACKAGED = {"embedded": "nasbench201_fashion_mnist_5k.csv"}
+PACKAGED = {  # name -> space -> file
+    "embedded": {"nasbench201": "nasbench201_fashion_mnist_5k.csv", "smash": "smash_fashion_mnist_5k.csv"}
+}
 
 
 class GroundTruthError(ValueError):
@@ -72,7 +74,7 @@ def read_ground_truth(source: str | Path, space: SearchSpace[Any], column: str =
     values: dict[str, dict[str, list[float]]] = {}
     representative: dict[str, Any] = {}
     disconnected = 0
-    for line, row in enumerate(_rows(source, column), start=2):
+    for line, row in enumerate(_rows(source, space, column), start=2):
         name = next(name for name in ARCHITECTURE_COLUMNS if name in row)
         try:
             architecture, accuracy = space.from_string(row[name]), float(row[column])
@@ -97,9 +99,14 @@ def read_ground_truth(source: str | Path, space: SearchSpace[Any], column: str =
     return GroundTruth(tuple(representative.values()), np.array(list(values)), runs, left_out)
 
 
-def _rows(source: str | Path, column: str) -> list[dict[str, str]]:
+def _rows(source: str | Path, space: SearchSpace[Any], column: str) -> list[dict[str, str]]:
     if source in PACKAGED:
-        text = (resources.files("eval") / "tables" / PACKAGED[str(source)]).read_text()
+        tables = PACKAGED[str(source)]
+        if space.name not in tables:
+            raise GroundTruthError(
+                f"ground truth {source!r}: there is none of {space.name}, only of {', '.join(tables)}"
+            )
+        text = (resources.files("eval") / "tables" / tables[space.name]).read_text()
     else:
         try:
             data = Path(source).read_bytes()

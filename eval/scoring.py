@@ -66,15 +66,26 @@ class Scorer:
             check_labels(y, hypernetwork.space.classes, f"{name} labels")
             self._splits.append((jax.device_put(x), jax.device_put(y)))
 
-    def __call__(self, architectures: Sequence[Any]) -> Scores:
-        """Losses and accuracies of every architecture."""
-        chunks = [self._chunk(architectures[start : start + CHUNK]) for start in range(0, len(architectures), CHUNK)]
+    def __call__(self, architectures: Sequence[Any], graphs_of: Sequence[Any] | None = None) -> Scores:
+        """Losses and accuracies of every architecture.
+
+        With `graphs_of`, as many other architectures, weights are generated from their graphs instead: SMASH's check
+        that a hypernetwork reads what it is given.
+        """
+        read = architectures if graphs_of is None else graphs_of
+        starts = range(0, len(architectures), CHUNK)
+        chunks = [self._chunk(architectures[start : start + CHUNK], read[start : start + CHUNK]) for start in starts]
         return Scores(*(np.concatenate(columns).astype(np.float64) for columns in zip(*chunks, strict=True)))
 
-    def _chunk(self, architectures: Sequence[Any]) -> list[NDArray[np.float32]]:
+    def _chunk(self, architectures: Sequence[Any], read: Sequence[Any]) -> list[NDArray[np.float32]]:
         hypernetwork, space = self._hypernetwork, self._hypernetwork.space
         filled = [*architectures, *[architectures[-1]] * (CHUNK - len(architectures))]
-        graphs = stack_inputs([hypernetwork.inputs(space.graph(architecture)) for architecture in filled])
+        graphs = stack_inputs(
+            [
+                hypernetwork.inputs(space.graph(architecture))
+                for architecture in [*read, *[read[-1]] * (CHUNK - len(read))]
+            ]
+        )
         encodings = stack_inputs([space.encode(architecture) for architecture in filled])
         columns = []
         for images, labels in self._splits:

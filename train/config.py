@@ -21,6 +21,7 @@ class SpaceConfig:
     bank_channels: tuple[int, ...] = (2, 4)  # smash: choices in the first block
     banks: tuple[int, ...] = (1, 2, 3, 4)  # smash: choices for the number of banks of a block
     layers: tuple[int, ...] = (1, 2, 3)  # smash: choices for the number of layers of a block
+    kernels: tuple[int, ...] = (3, 5)  # smash: choices for a convolution
 
     def build(self, input_shape: tuple[int, int, int], classes: int) -> SearchSpace[Any]:
         """The space for images of this shape."""
@@ -31,6 +32,7 @@ class SpaceConfig:
                 channels=self.bank_channels,
                 banks=self.banks,
                 layers=self.layers,
+                kernels=self.kernels,
             )
         return NASBench201(channels=self.channels, cells=self.cells, input_shape=input_shape, classes=classes)
 
