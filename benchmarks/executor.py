@@ -2,11 +2,12 @@
 
     python benchmarks/executor.py [--quick] [--out benchmarks/results]
 
-Forward and backward pass of NAS-Bench-201 networks by the compile-once executor, against a program compiled for each
-architecture alone (the faster of plain and canonical convolution gradients, at the same padded width); the difference
-of what they compute; and the number of compilations of a whole training run over 2 and over 200 architectures.
-Expected on two CPU cores: about 3 minutes; ratio at most 1.25, difference at most 1e-5, as many compilations for 200 as
-for 2.
+Forward and backward pass of NAS-Bench-201 and of SMASH networks by the compile-once executor, against a program
+compiled for each architecture alone (the faster of plain and canonical convolution gradients, at the same padded
+width); the difference of what they compute; for SMASH, what padding costs: that program against one in the
+architecture's own widths; and the number of compilations of a whole training run over 2 and over 200 architectures.
+Expected on two CPU cores: about 8 minutes; ratios at most 1.25, differences at most 1e-5, as many compilations for 200
+as for 2.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from jax import Array
 
 from architectures.layers import Layers
 from architectures.layout import WeightArrays, initialise, occupancy
-from architectures.spaces import Cell, NASBench201
+from architectures.spaces import SMASH, NASBench201, SearchSpace
 from ghn.config import GHNConfig
 from train.config import SpaceConfig, TrainConfig
 from train.data import DataConfig, load
@@ -73,6 +74,12 @@ class Comparison:
     canonical: float
     logits: float  # largest absolute difference
     gradients: float  # largest relative difference
+    tight: float | None = None  # the faster static program in the architecture's own widths, where they differ
+
+    @property
+    def padding(self) -> float | None:
+        """What padding costs: the faster static program over the same in the architecture's own widths."""
+        return None if self.tight is None else min(self.plain, self.canonical) / self.tight
 
     @property
     def ratio(self) -> float:
@@ -96,20 +103,26 @@ def value_and_grad(forward: Callable[..., Array]) -> Step:
     return jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
 
 
-def executor_step(space: NASBench201) -> Step:
+def executor_step(space: SearchSpace[Any]) -> Step:
     """One program for every architecture, which it takes as its last argument."""
     return value_and_grad(lambda weights, images, encoding: space.forward(weights, encoding, images, Layers())[0])
 
 
-def static_step(space: NASBench201, cell: Cell, form: Any) -> Step:
-    """A program for `cell` alone."""
-    return value_and_grad(lambda weights, images: space.forward_static(weights, cell, images, Layers(form)))
+def static_step(space: SearchSpace[Any], architecture: Any, form: Any) -> Step:
+    """A program for `architecture` alone, in the executor's widths."""
+    forward = space.forward_padded if isinstance(space, SMASH) else space.forward_static
+    return value_and_grad(lambda weights, images: forward(weights, architecture, images, Layers(form)))
 
 
-def sample_connected(space: NASBench201, count: int, seed: int) -> list[Cell]:
-    """Random cells whose output depends on their input."""
+def tight_step(space: SMASH, architecture: Any, form: Any) -> Step:
+    """A program for `architecture` alone, in its own widths."""
+    return value_and_grad(lambda weights, images: space.forward_static(weights, architecture, images, Layers(form)))
+
+
+def sample_connected(space: SearchSpace[Any], count: int, seed: int) -> list[Any]:
+    """Random architectures whose output depends on their input."""
     rng = np.random.default_rng(seed)
-    cells: list[Cell] = []
+    cells: list[Any] = []
     while len(cells) < count:
         cell = space.sample(rng)
         if space.connected(cell) and cell not in cells:
@@ -124,7 +137,7 @@ def images_16(config: Config) -> tuple[Array, Array]:
     return jnp.asarray(images), jnp.asarray(split.labels[: config.batch])
 
 
-def ordinary_weights(space: NASBench201, cell: Cell, seed: int) -> WeightArrays:
+def ordinary_weights(space: SearchSpace[Any], cell: Any, seed: int) -> WeightArrays:
     """He-initialised weights."""
     variants = {
         name: jnp.asarray(filled.variant) for name, filled in occupancy(space.layout, space.graph(cell)).items()
@@ -132,17 +145,23 @@ def ordinary_weights(space: NASBench201, cell: Cell, seed: int) -> WeightArrays:
     return initialise(space.layout, jax.random.key(seed), variants)
 
 
-def compare(config: Config, space: NASBench201, executor: Step, cell: Cell, data: tuple[Array, Array]) -> Comparison:
+def compare(
+    config: Config, space: SearchSpace[Any], executor: Step, cell: Any, data: tuple[Array, Array]
+) -> Comparison:
     """Times and differences on one architecture."""
     weights, encoding = ordinary_weights(space, cell, config.seed), jax.tree.map(jnp.asarray, space.encode(cell))
     arms = {"executor": functools.partial(executor, weights, *data, encoding)}
     arms |= {form: functools.partial(static_step(space, cell, form), weights, *data) for form in FORMS}
-    seconds = common.medians(common.interleaved(arms, config.repeats, warmup=2))
+    tight = {}
+    if isinstance(space, SMASH):
+        tight = {f"tight {form}": functools.partial(tight_step(space, cell, form), weights, *data) for form in FORMS}
+    seconds = common.medians(common.interleaved({**arms, **tight}, config.repeats, warmup=2))
     (_, logits), gradients = arms["executor"]()
-    static = [arms[form]() for form in FORMS]
+    static = [step() for name, step in {**arms, **tight}.items() if name != "executor"]
     return Comparison(
         space.to_string(cell),
-        **{name: 1e3 * value for name, value in seconds.items()},
+        **{name: 1e3 * seconds[name] for name in arms},
+        tight=min(1e3 * seconds[name] for name in tight) if tight else None,
         logits=max(float(jnp.abs(logits - other).max()) for (_, other), _ in static),
         gradients=max(relative_difference(gradients, other) for _, other in static),
     )
@@ -186,50 +205,82 @@ def count_compilations(architectures: int, seed: int) -> dict[str, int]:
 
 def main(config: Config) -> None:
     """Runs the benchmark."""
-    space = NASBench201(channels=config.channels, cells=config.cells, input_shape=(16, 16, 1), classes=10)
-    executor, data, rows = executor_step(space), images_16(config), []
+    spaces: list[SearchSpace[Any]] = [
+        NASBench201(channels=config.channels, cells=config.cells, input_shape=(16, 16, 1), classes=10),
+        SMASH(input_shape=(16, 16, 1), classes=10),
+    ]
+    data = images_16(config)
+    rows: dict[str, list[Comparison]] = {}
     with common.progress() as progress:
-        cells = sample_connected(space, config.architectures, config.seed)
-        for cell in progress.track(cells, description="executor against static programs"):
-            rows.append(compare(config, space, executor, cell, data))
+        for space in spaces:
+            executor = executor_step(space)
+            sampled = sample_connected(space, config.architectures, config.seed)
+            rows[space.name] = [
+                compare(config, space, executor, architecture, data)
+                for architecture in progress.track(sampled, description=f"{space.name}: executor against static")
+            ]
         counts = {}
         for count in progress.track((2, 200), description="compilations of training runs"):
             counts[count] = common.in_fresh_process(count_compilations, count, config.seed)
     report(config, rows, counts)
 
 
-def report(config: Config, rows: list[Comparison], counts: dict[int, dict[str, int]]) -> None:
-    """Writes the results."""
-    ratio = statistics.median(row.ratio for row in rows)
-    compilations = {str(count): sum(names.values()) for count, names in counts.items()}
-    speed = {
-        "ratio": round(ratio, 4),
+def summarise(rows: list[Comparison]) -> dict[str, Any]:
+    """The figures of one space."""
+    summary = {
+        "ratio": round(statistics.median(row.ratio for row in rows), 4),
         "max_abs_difference": max(row.logits for row in rows),
         "max_relative_gradient_difference": max(row.gradients for row in rows),
         "executor_ms": round(statistics.median(row.executor for row in rows), 3),
         "static_ms": round(statistics.median(min(row.plain, row.canonical) for row in rows), 3),
         "architectures": [dataclasses.asdict(row) | {"ratio": row.ratio} for row in rows],
     }
+    padding = [row.padding for row in rows if row.padding is not None]
+    return summary | ({"padding_cost": round(statistics.median(padding), 4)} if padding else {})
+
+
+def report(config: Config, rows: dict[str, list[Comparison]], counts: dict[int, dict[str, int]]) -> None:
+    """Writes the results."""
+    compilations = {str(count): sum(names.values()) for count, names in counts.items()}
+    summaries = {space: summarise(own) for space, own in rows.items()}
     names = {str(count): names for count, names in counts.items()}
-    results = {"nasbench201": speed, "compilations": compilations, "compiled_programs": names}
-    header = ("architecture", "executor ms", "plain ms", "canonical ms", "ratio", "logits differ", "gradients differ")
+    results = {**summaries, "compilations": compilations, "compiled_programs": names}
+    header = (
+        *("space", "architecture", "executor ms", "plain ms", "canonical ms", "ratio", "own widths ms"),
+        *("logits differ", "gradients differ"),
+    )
     cells = [
         (
-            f"`{row.architecture.replace('|', '/')}`",
+            space,
+            f"`{shortened(row.architecture)}`",
             *(f"{ms:.2f}" for ms in (row.executor, row.plain, row.canonical)),
-            *(f"{row.ratio:.3f}", f"{row.logits:.1e}", f"{row.gradients:.1e}"),
+            f"{row.ratio:.3f}",
+            "-" if row.tight is None else f"{row.tight:.2f}",
+            *(f"{row.logits:.1e}", f"{row.gradients:.1e}"),
         )
-        for row in rows
+        for space, own in rows.items()
+        for row in own
     ]
     notes = [
-        f"Executor over the faster static program, median over {len(rows)} architectures: **{ratio:.3f}** "
-        f"(forward and backward, {config.channels} channels, 16x16, batch {config.batch}).",
-        f"Largest difference of logits {speed['max_abs_difference']:.1e} (absolute), of gradients "
-        f"{speed['max_relative_gradient_difference']:.1e} (relative to the largest of their group).",
+        f"{space}: executor over the faster static program at the same widths, median over {len(rows[space])} "
+        f"architectures: **{summary['ratio']:.3f}** (forward and backward, 16x16, batch {config.batch}). Largest "
+        f"difference of logits {summary['max_abs_difference']:.1e} (absolute), of gradients "
+        f"{summary['max_relative_gradient_difference']:.1e} (relative to the largest of their group)."
+        for space, summary in summaries.items()
+    ]
+    notes += [
+        f"smash: padding costs a factor of {summaries['smash']['padding_cost']:.2f}: the static program in the "
+        "executor's widths over that in the architecture's own.",
         f"Compilations of a whole training run: {compilations['2']} for 2 architectures, "
         f"{compilations['200']} for 200.",
     ]
     common.finish("executor", results, header, cells, notes, config.seed, config.out)
+
+
+def shortened(text: str, most: int = 60) -> str:
+    """An architecture's text for a table."""
+    text = text.replace("|", "/")
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 if __name__ == "__main__":
