@@ -49,28 +49,31 @@ def run_op(op: Op, layers: Layers, slot: SlotWeights, x: Array) -> Array:
     return op.apply(weights, x if op.linear is None else op.linear(weights, x, layers), layers)
 
 
-def _no_hidden(ops: Sequence[Op], layers: Layers, slot: SlotWeights, x: Array) -> Array:
-    """Zeros in the shape that the linear parts of all ops share."""
+def _hidden_like(ops: Sequence[Op], layers: Layers, slot: SlotWeights, x: Array) -> jax.ShapeDtypeStruct:
+    """Shape and type of what the linear parts of all ops give."""
     for op in ops:
         if op.linear is not None:
             linear = op.linear
             hidden = jax.eval_shape(lambda w, x: linear(w, x, layers), op_weights(op, slot, x.shape[-1]), x)  # noqa: B023
-            return jnp.zeros(hidden.shape, hidden.dtype)
-    return jnp.zeros(())
+            return jax.ShapeDtypeStruct(hidden.shape, hidden.dtype)
+    return jax.ShapeDtypeStruct((), x.dtype)
 
 
 def _forward(
     ops: Sequence[Op], layers: Layers, index: Array, slot: SlotWeights, x: Array, save: bool
 ) -> tuple[Array, Array]:
     """Output of `ops[index]` and, with `save`, that of its linear part (zeros where there is none)."""
-    nothing = _no_hidden(ops, layers, slot, x) if save else jnp.zeros(())
+    like = _hidden_like(ops, layers, slot, x) if save else jax.ShapeDtypeStruct((), x.dtype)
+
+    def nothing() -> Array:  # made in the branch: as an operand of the switch it would be written whichever is taken
+        return jnp.zeros(like.shape, like.dtype)
 
     def branch(op: Op, slot: SlotWeights, x: Array) -> tuple[Array, Array]:
         weights = op_weights(op, slot, x.shape[-1])
         if op.linear is None:
-            return op.apply(weights, x, layers), nothing
+            return op.apply(weights, x, layers), nothing()
         hidden = op.linear(weights, x, layers)
-        return op.apply(weights, hidden, layers), hidden if save else nothing
+        return op.apply(weights, hidden, layers), hidden if save else nothing()
 
     return lax.switch(index, [functools.partial(branch, op) for op in ops], dict(slot), x)
 

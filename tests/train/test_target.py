@@ -66,6 +66,12 @@ def test_seeds_differ(outcome: Outcome) -> None:
     assert outcome.test_loss[0] != outcome.test_loss[1]
 
 
+def test_seeds_side_by_side_are_those_one_after_the_other(splits: Splits, outcome: Outcome) -> None:
+    together = Trainer(SPACE, splits, PROTOCOL, side_by_side=True)(CELLS[0], [0, 1])
+    np.testing.assert_allclose(together.train_loss, outcome.train_loss, rtol=1e-3)
+    np.testing.assert_allclose(together.test_accuracy, outcome.test_accuracy, atol=0.04)
+
+
 def test_results_come_in_the_order_of_the_seeds(trainer: Trainer, outcome: Outcome) -> None:
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b[::-1]), trainer(CELLS[0], [1, 0]), outcome)
     mixed = trainer(CELLS[0], [7, 0])
