@@ -1,15 +1,8 @@
-"""These tests compile many small programs and run each once: most of their time is XLA's optimisation."""
+"""These tests compile many small programs and run each once."""
 
-from collections.abc import Iterator
-
-import jax
 import pytest
 
 
 @pytest.fixture(autouse=True, scope="package")
-def _compile_quickly() -> Iterator[None]:
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-    jax.clear_caches()  # programs compiled so round differently; bitwise comparisons elsewhere must not meet them
+def _quickly(compile_quickly: None) -> None:
+    """Less optimisation for the whole package."""

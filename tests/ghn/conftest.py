@@ -15,7 +15,13 @@ from ghn.features import stack_inputs
 from train.step import Batch, init_state, train_step
 
 STEPS = 20
+
 FAST = {"xla_backend_optimization_level": 0}  # half the time of compilation, and a few steps only are run
+
+
+@pytest.fixture(autouse=True, scope="package")
+def _quickly(compile_quickly: None) -> None:
+    """Less optimisation for the whole package."""
 
 
 @pytest.fixture(scope="session")

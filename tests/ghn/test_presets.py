@@ -57,7 +57,7 @@ def moved(inputs: GraphInputs, schedule: tuple[int, int], seed: int) -> GraphInp
     features[ops == PADDING_OP] = rng.uniform(size=features.shape)[ops == PADDING_OP]
     distances = np.asarray(inputs.distances_NN)[np.ix_(order, order)]
     owner = {name: new_place[places].astype(np.int32) for name, places in inputs.owner.items()}
-    return GraphInputs(ops, features, distances, owner, inputs.variant)
+    return GraphInputs(ops, features, distances, owner, inputs.variant, inputs.encoding, inputs.noise)
 
 
 def test_weights_are_finite_and_of_ghn2s_scales(hypernetwork: Hypernetwork) -> None:

@@ -22,6 +22,7 @@ from train.step import Batch, init_state, train_step
 SPACE = SMASH(
     input_shape=(6, 6, 1), classes=3, blocks=2, banks=(1, 2, 3), layers=(1, 2), kernels=(3,), dilations=(1,), features=8
 )
+TINY = dataclasses.replace(SPACE, blocks=1, banks=(1, 2), layers=(1,))  # whose training step compiles in seconds
 NOISE = 4
 
 
@@ -93,16 +94,16 @@ def test_only_memory_banks_can_be_read(smash: Hypernetwork) -> None:
 
 @pytest.mark.parametrize("name", ["smash", "graph"])
 def test_training_step_moves_every_parameter(name: str, request: pytest.FixtureRequest) -> None:
-    hypernetwork = request.getfixturevalue(name)
+    hypernetwork = Hypernetwork.create(TINY, request.getfixturevalue(name).config)
     rng, optimizer = np.random.default_rng(0), optax.sgd(0.1)
-    networks = [SPACE.sample(seed) for seed in range(24)]
-    graphs = stack_inputs([hypernetwork.inputs(SPACE.graph(network)) for network in networks])
+    networks = [TINY.sample(seed) for seed in range(24)]
+    graphs = stack_inputs([hypernetwork.inputs(TINY.graph(network)) for network in networks])
     graphs = graphs._replace(noise=rng.normal(size=graphs.noise.shape).astype(np.float32))
     batch = Batch(
-        jnp.asarray(rng.normal(size=(8, *SPACE.input_shape)), jnp.float32),
-        rng.integers(0, SPACE.classes, 8).astype(np.int32),
+        jnp.asarray(rng.normal(size=(8, *TINY.input_shape)), jnp.float32),
+        rng.integers(0, TINY.classes, 8).astype(np.int32),
         graphs,
-        stack_inputs([SPACE.encode(network) for network in networks]),
+        stack_inputs([TINY.encode(network) for network in networks]),
     )
     state = init_state(hypernetwork, optimizer)
     options = {"xla_backend_optimization_level": 0}
