@@ -26,7 +26,7 @@ from ghn.api import Hypernetwork, Parameters, Preprocessing
 from ghn.config import GHNConfig
 from ghn.hypernetwork import GHN
 
-FORMAT = 1
+FORMAT = 2  # 1: bases were in units of the initialiser's scale
 CHECKPOINTS = "checkpoints"  # folder of a run that holds one Orbax directory a step
 
 

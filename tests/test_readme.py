@@ -22,3 +22,10 @@ def test_example_runs(name: str) -> None:
 def test_own_space_and_op_take_about_thirty_lines() -> None:
     lines = [line for line in EXAMPLES["own space"].splitlines() if line.strip()]
     assert len(lines) <= 32
+
+
+def test_smash_example_runs() -> None:
+    namespace: dict[str, object] = {"__name__": "readme"}
+    exec(compile(EXAMPLES["smash"], "README.md: smash", "exec", dont_inherit=True), namespace)
+    assert np.shape(namespace["params"]) == (1, 1, 8, 8)
+    assert str(namespace["text"]).startswith("4x4[0>1:4:k3d1g1;0,1>2:4:k3d1g1;")

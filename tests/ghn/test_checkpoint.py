@@ -115,9 +115,9 @@ def test_a_truncated_file_is_refused(saved_file: Path, tmp_path: Path, share: fl
 
 
 def test_another_format_is_refused(saved_file: Path, saved_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "FORMAT", 2)
+    monkeypatch.setattr(checkpoint, "FORMAT", 3)
     for source in (saved_file, saved_run):
-        with pytest.raises(CheckpointError, match=re.escape(str(source)) + r".*format 1, this version reads 2.*load"):
+        with pytest.raises(CheckpointError, match=re.escape(str(source)) + r".*format 2, this version reads 3.*load"):
             load(source)
 
 

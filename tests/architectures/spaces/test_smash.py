@@ -344,3 +344,11 @@ def test_named_blocks_are_of_the_space_and_run(block: Block) -> None:
     (_, logits), _ = executor(SPACE, arrays, SPACE.encode(network), images)
     (_, expected), _ = static(SPACE, arrays, network, images)
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5)
+
+
+def test_bfloat16_stays_bfloat16() -> None:
+    layers = Layers(precision="bfloat16")
+    arrays, images = layers.cast(make_arrays(SPACE)), layers.cast(make_images(SPACE))
+    encoding = SPACE.encode(SPACE.sample(0))
+    logits = jax.eval_shape(lambda arrays, images: SPACE.forward(arrays, encoding, images, layers)[0], arrays, images)
+    assert logits.dtype == jnp.bfloat16
