@@ -7,8 +7,8 @@ last 50 steps (each with a new random architecture) falls to fixed values, and t
 gradient norm after the warm-up. Every arm has its own learning rate from one grid, chosen by seed 0; where the best
 lies at the grid's edge for any arm, the grid grows for all of them. All arms of a seed see the same images and the same
 architectures.
-Expected on two CPU cores: about 15 minutes. Hoped for: MIP in at most 1 / 1.5 of the steps of "neither" under SGD; not found
-(README, "What the magnitude-invariant parametrisation does here").
+Expected on two CPU cores: about 15 minutes. Hoped for: MIP in at most 1 / 1.5 of the steps of "neither" under SGD; not
+found (README, "What the magnitude-invariant parametrisation does here").
 
 Finished runs are kept in OUT/.mip_runs, so that an interrupted benchmark goes on where it stopped as long as the
 packages' code is the same; `--fresh` ignores them.
