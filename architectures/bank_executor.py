@@ -81,7 +81,7 @@ def inner_ops(kinds: tuple[tuple[int, int], ...], units: int) -> tuple[Op, ...]:
 
 def outer_ops(kinds: tuple[tuple[int, int], ...], outputs: int) -> tuple[Op, ...]:
     """What may end a path: no path, or a convolution of each (kernel, dilation) to a bank's channels."""
-    nothing = Op(NONE.name, lambda weights, x, layers: jnp.zeros((*x.shape[:-1], outputs), x.dtype))
+    nothing = Op(NONE.name, lambda weights, x, layers: jnp.zeros_like(x, shape=(*x.shape[:-1], outputs)))
     return (nothing, *(conv_op(kernel, dilation, outputs) for kernel, dilation in kinds))
 
 

@@ -66,7 +66,7 @@ def _forward(
     like = _hidden_like(ops, layers, slot, x) if save else jax.ShapeDtypeStruct((), x.dtype)
 
     def nothing() -> Array:  # made in the branch: as an operand of the switch it would be written whichever is taken
-        return jnp.zeros(like.shape, like.dtype)
+        return jnp.zeros_like(x, dtype=like.dtype, shape=like.shape)  # varies over devices as x does
 
     def branch(op: Op, slot: SlotWeights, x: Array) -> tuple[Array, Array]:
         weights = op_weights(op, slot, x.shape[-1])
