@@ -1,10 +1,12 @@
-"""The compile-once executor of memory-bank networks (SMASH, Brock et al. 2018): one scan and one bank a resolution.
+"""The compile-once executor of memory-bank networks (SMASH, Brock et al. 2018): one loop and one bank a resolution.
 
-Everything that differs between architectures is data. Reading is one 1x1 convolution over all banks whose rows for
-banks that are not read are zero; writing adds the layer's output to the banks that a mask names; each of a layer's
-convolutions is a switch over kernel sizes and dilations; groups are block-diagonal kernels; narrower layers have
-channels that normalisation multiplies by zero. Kernels lie tight in their slots (as the user has them) and are spread
-to this padded form once a step, outside the scan.
+Everything that differs between architectures is data (`architectures.bank_weights`): reading is one 1x1 convolution
+over all banks, writing adds a layer's output to the banks that a mask names, each of a layer's convolutions is a switch
+over kernel sizes and dilations, and the loop runs as often as there are layers.
+
+A block has its own gradient, so that a layer keeps what is expensive (the outputs of its convolutions, before
+normalisation) and nothing else; JAX's gradient of the same loop keeps every input of every op, filled with zeros where
+an architecture lacks the op, and takes 1.5 times as long.
 
 Shape letters: B batch, H height, W width, L layers, K banks, N channels of a bank, U units, C channels of an image,
 R rows of a bank's concatenation (K * N).
@@ -13,125 +15,50 @@ R rows of a bank's concatenation (K * N).
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from architectures.bank_weights import BankShape, BlockChoices, Slots, Spread, spread
 from architectures.executor import Observe
 from architectures.layers import Layers
-from architectures.ops import NONE, Leaves, Op, conv_leaves, normalise
-from architectures.switch import run_op, switch_op
+from architectures.switch import cut
 
-Slots = Mapping[str, Array]
-Run = Callable[[tuple[Op, ...], Layers, Array, dict[str, Array], Array], Array]  # applies ops[index]
-
-
-class BankShape(NamedTuple):
-    """The padded sizes of one block: what every architecture of the space fits into."""
-
-    banks: int  # K
-    channels: int  # N of a bank
-    units: int  # U after a layer's 1x1 convolution
+Convolution = Callable[[Array, Array], Array]  # (kernel as it lies in its slot, input) -> output, not normalised
+Convolve = Callable[[Sequence[Convolution], Array, Array, Array], Array]  # (candidates, index, kernel, input) -> output
+Finish = Callable[[Layers, Array, Array, Array, Array], Array]  # (layers, index, convolved, scale, bias) -> output
 
 
-class BlockChoices(NamedTuple):
-    """One block as data.
+class Linear(NamedTuple):
+    """What the convolutions of one layer give, before normalisation: all that its gradient needs beside the banks."""
 
-    Attributes:
-        banks, channels: scalars, those in use.
-        active: [L] whether the layer exists.
-        read, write: [L, K] of 0 and 1.
-        units: [L].
-        inner, outer: [L, 2] index into `inner_ops` and `outer_ops` for both paths.
-        inner_groups, outer_groups: [L, 2].
-    """
-
-    banks: Array
-    channels: Array
-    active: Array
-    read: Array
-    write: Array
-    units: Array
-    inner: Array
-    outer: Array
-    inner_groups: Array
-    outer_groups: Array
+    read: Array  # [B, H, W, U]
+    inner: tuple[Array, Array]  # of both paths, [B, H, W, U]; a path's input where it has no first convolution
+    outer: tuple[Array, Array]  # [B, H, W, N]; zero where there is no path
 
 
-def conv_op(kernel: int, dilation: int, outputs: int) -> Op:
-    """ReLU, convolution to `outputs` channels, batch normalisation."""
-
-    def leaves(inputs: int) -> Leaves:
-        return conv_leaves(kernel, inputs, outputs)
-
-    def linear(weights: Mapping[str, Array], x: Array, layers: Layers) -> Array:
-        return layers.conv(jax.nn.relu(x), weights["kernel"], dilation=dilation)
-
-    return Op(f"conv_{kernel}x{kernel}_d{dilation}", normalise, leaves, linear, kernel, rectifies=True)
+def convolve(candidates: Sequence[Convolution], index: Array, kernel: Array, x: Array) -> Array:
+    """The output of the candidate that `index` names."""
+    return lax.switch(index, candidates, kernel, x)
 
 
-def inner_ops(kinds: tuple[tuple[int, int], ...], units: int) -> tuple[Op, ...]:
-    """What may come first in a path: nothing at all, or a convolution of each (kernel, dilation)."""
-    identity = Op("skip_connect", lambda weights, x, layers: x)
-    return (identity, *(conv_op(kernel, dilation, units) for kernel, dilation in kinds))
+def convolve_gradient(
+    candidates: Sequence[Convolution], index: Array, kernel: Array, x: Array, g: Array
+) -> tuple[Array, Array]:
+    """Gradients of (g * output).sum() by kernel and input: a switch over each candidate's own gradient."""
+
+    def gradient(candidate: Convolution, kernel: Array, x: Array, g: Array) -> tuple[Array, Array]:
+        return jax.vjp(candidate, kernel, x)[1](g)
+
+    return lax.switch(index, [functools.partial(gradient, candidate) for candidate in candidates], kernel, x, g)
 
 
-def outer_ops(kinds: tuple[tuple[int, int], ...], outputs: int) -> tuple[Op, ...]:
-    """What may end a path: no path, or a convolution of each (kernel, dilation) to a bank's channels."""
-    nothing = Op(NONE.name, lambda weights, x, layers: jnp.zeros_like(x, shape=(*x.shape[:-1], outputs)))
-    return (nothing, *(conv_op(kernel, dilation, outputs) for kernel, dilation in kinds))
-
-
-def read_rows(read_K: Array, channels: Array, shape: BankShape, dtype: jnp.dtype | type = jnp.float32) -> Array:
-    """[R, R] of 0 and 1: row k * N + c of the padded concatenation takes row (banks read before k) * channels + c of
-    the tight one, if bank k is read and has a channel c."""
-    bank, channel = jnp.divmod(jnp.arange(shape.banks * shape.channels), shape.channels)
-    before_K = jnp.cumsum(read_K) - read_K
-    tight = before_K[bank] * channels + channel
-    used = (read_K[bank] > 0) & (channel < channels)
-    return jax.nn.one_hot(jnp.where(used, tight, -1), len(bank), dtype=dtype)
-
-
-def spread_groups(kernel: Array, inputs: Array, outputs: Array, groups: Array) -> Array:
-    """The block-diagonal kernel [kh, kw, I, O] of a grouped one that lies tight in its slot, as [kh, kw, i / g, o]."""
-    each, most = inputs // groups, kernel.shape[2]
-    row, column = jnp.arange(most), jnp.arange(kernel.shape[3])
-    chosen_II = jax.nn.one_hot(row % each, most, dtype=kernel.dtype)
-    block_IO = (row[:, None] // each == column[None] // (outputs // groups)) & (row[:, None] < inputs)
-    return jnp.einsum("ir,hwro->hwio", chosen_II, kernel) * block_IO
-
-
-def spread(slots: Slots, choices: BlockChoices, shape: BankShape) -> dict[str, dict[str, Array]]:
-    """All leaves of a block in padded form, [L, ...] (convolutions: [L, 2 paths, ...]); what an architecture does not
-    use is zero."""
-
-    def narrowed(part: str, width_L: Array) -> dict[str, Array]:
-        scale = slots[f"{part}/scale"]
-        mask = (jnp.arange(scale.shape[-1]) < width_L[:, None]).astype(scale.dtype)
-        return {"scale": scale * mask, "bias": slots[f"{part}/bias"] * mask}
-
-    layers = len(choices.active)
-    tight = slots["read/kernel"][:, 0, 0]
-    rows_LRR = jax.vmap(lambda read_K: read_rows(read_K, choices.channels, shape, tight.dtype))(choices.read)
-    channels_L = jnp.broadcast_to(choices.channels, (layers,))
-    read = {"kernel": rows_LRR @ tight, **narrowed("read", choices.units)}
-
-    def convolutions(part: str, groups_L2: Array, outputs_L: Array) -> dict[str, Array]:
-        twice = jnp.repeat(outputs_L, 2)
-        kernel = jax.vmap(spread_groups)(
-            slots[f"{part}/kernel"], jnp.repeat(choices.units, 2), twice, groups_L2.reshape(-1)
-        )
-        flat = {"kernel": kernel, **narrowed(part, twice)}
-        return {name: array.reshape(layers, 2, *array.shape[1:]) for name, array in flat.items()}
-
-    return {
-        "read": read,
-        "inner": convolutions("inner", choices.inner_groups, choices.units),
-        "outer": convolutions("outer", choices.outer_groups, channels_L),
-    }
+def finish(layers: Layers, index: Array, convolved: Array, scale: Array, bias: Array) -> Array:
+    """Batch normalisation, where there was a convolution."""
+    return jnp.where(index > 0, layers.batch_norm(convolved, scale, bias), convolved)
 
 
 class BlockPlan(NamedTuple):
@@ -148,86 +75,204 @@ class BlockPlan(NamedTuple):
 
         Args:
             slots: leaf name -> its slots, tight.
-            choices: the architecture.
+            choices: the architecture; its layers that exist come first.
             x: [B, H, W, N] the block's input, zero beyond its channels.
-            observe: summed over the inputs of all ReLUs.
+            observe: summed over the inputs of all ReLUs. There is no gradient with it.
 
         Returns:
             All banks side by side, [B, H, W, R], and the sum of observations (0.0 without `observe`).
         """
         weights = spread(slots, choices, self.shape)
-        nothing: Array | float = 0.0
-        if observe is not None:
-            seen = jax.eval_shape(observe, x)
-            nothing = jnp.zeros(seen.shape, seen.dtype)
+        if observe is None:
+            return _run(self, weights, choices, x), 0.0
+        seen = jax.eval_shape(observe, x)
 
-        def step(carry: tuple[Array, Array | float], row: tuple[BlockChoices, dict[str, dict[str, Array]]]):  # type: ignore[no-untyped-def]
-            chosen, leaves = row
+        def layer(index: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+            banks, total = state
+            chosen, leaves = _row((_rows(choices), weights), index)
+            y, linear = self.layer(chosen, leaves, banks)
+            units = self.units(linear.read, leaves["read"]["scale"], leaves["read"]["bias"])
+            for path in range(2):
+                (first, last), own = self.path(chosen, leaves, path)
+                hidden = finish(self.layers, first, linear.inner[path], own["inner"]["scale"], own["inner"]["bias"])
+                for index_of_op, rectified in ((first, units), (last, hidden)):
+                    total += lax.cond(index_of_op > 0, observe, lambda x: jnp.zeros(seen.shape, seen.dtype), rectified)
+            return self.write(banks, chosen.write, y), total
 
-            def present(carry: tuple[Array, Array | float]) -> tuple[Array, Array | float]:
-                banks, total = carry
-                y, observed = self._layer(chosen, leaves, banks, switch_op, observe, nothing)
-                return self._write(banks, chosen.write, y), total + observed
-
-            return lax.cond(chosen.active, present, lambda carry: carry, carry), None
-
-        rows = choices._replace(banks=choices.active, channels=choices.active)  # scanned over; not read by a layer
-        (banks, total), _ = lax.scan(step, (self.opened(x), nothing), (rows, weights))
-        return banks, total
+        start = self.opened(x), jnp.zeros(seen.shape, seen.dtype)
+        return lax.fori_loop(0, choices.active.sum(), layer, start)
 
     def run_static(self, slots: Slots, choices: BlockChoices, layers: int, x: Array) -> Array:
         """The same padded arithmetic as ordinary Python for one architecture: the reference of `run`'s speed.
 
         `choices` are NumPy values of which the first `layers` rows exist.
         """
-        weights = spread(slots, choices, self.shape)
-        banks = self.opened(x)
+
+        def only(candidates: Sequence[Convolution], index: Array, kernel: Array, x: Array) -> Array:
+            return candidates[int(index)](kernel, x)
+
+        def finish_known(layers: Layers, index: Array, convolved: Array, scale: Array, bias: Array) -> Array:
+            return layers.batch_norm(convolved, scale, bias) if int(index) else convolved
+
+        weights, banks = spread(slots, choices, self.shape), self.opened(x)
         for index in range(layers):
-            row = functools.partial(_row, index)
-            chosen, leaves = jax.tree.map(row, (choices, weights))
-            y, _ = self._layer(chosen, leaves, banks, _run_static, None, 0.0)
-            banks = self._write(banks, chosen.write, y)
+            chosen, leaves = _row((_rows(choices), weights), index)
+            banks = self.write(banks, chosen.write, self.layer(chosen, leaves, banks, only, finish_known)[0])
         return banks
 
     def opened(self, x: Array) -> Array:
         """[B, H, W, R] banks of which the first holds x."""
         return jnp.pad(x, ((0, 0),) * 3 + ((0, (self.shape.banks - 1) * self.shape.channels),))
 
-    def _layer(
-        self,
-        chosen: BlockChoices,
-        leaves: dict[str, dict[str, Array]],
-        banks: Array,
-        run: Run,
-        observe: Observe | None,
-        nothing: Array | float,
-    ) -> tuple[Array, Array | float]:
-        """What a layer adds to the banks it writes, [B, H, W, N]."""
-        read, total = leaves["read"], nothing
-        units = self.layers.batch_norm(banks @ read["kernel"], read["scale"], read["bias"])
-        inner = inner_ops(self.kinds, self.shape.units)
-        outer = outer_ops(self.kinds, self.shape.channels)
-        result: Array | None = None
-        for path in range(2):
-            own = {part: {name: a[path] for name, a in leaves[part].items()} for part in ("inner", "outer")}
-            hidden = run(inner, self.layers, chosen.inner[path], own["inner"], units)
-            ended = run(outer, self.layers, chosen.outer[path], own["outer"], hidden)
-            if observe is not None:
-                for index, x in ((chosen.inner[path], units), (chosen.outer[path], hidden)):
-                    total = total + lax.cond(index > 0, observe, lambda _: nothing, x)
-            result = ended if result is None else result + ended
-        assert result is not None
-        return result, total
-
-    def _write(self, banks: Array, write_K: Array, y: Array) -> Array:
+    def write(self, banks: Array, write_K: Array, y: Array) -> Array:
         """Adds y [B, H, W, N] to the banks that are written."""
-        parted = banks.reshape(*banks.shape[:-1], self.shape.banks, self.shape.channels)
-        return (parted + jnp.asarray(write_K, y.dtype)[:, None] * y[..., None, :]).reshape(banks.shape)
+        return (self.parted(banks) + jnp.asarray(write_K, y.dtype)[:, None] * y[..., None, :]).reshape(banks.shape)
+
+    def parted(self, banks: Array) -> Array:
+        """[B, H, W, R] as [B, H, W, K, N]."""
+        return banks.reshape(*banks.shape[:-1], self.shape.banks, self.shape.channels)
+
+    @property
+    def inner(self) -> tuple[Convolution, ...]:
+        """What may come first in a path: nothing at all, or a convolution of each (kernel, dilation)."""
+        return (lambda kernel, x: x, *self._convolutions())
+
+    @property
+    def outer(self) -> tuple[Convolution, ...]:
+        """What may end a path: no path, or a convolution of each (kernel, dilation) to a bank's channels."""
+        nothing: Convolution = lambda kernel, x: jnp.zeros_like(x, shape=(*x.shape[:-1], kernel.shape[-1]))  # noqa: E731
+        return (nothing, *self._convolutions())
+
+    def _convolutions(self) -> list[Convolution]:
+        """ReLU and convolution of each (kernel, dilation)."""
+
+        def convolution(size: int, dilation: int, kernel: Array, x: Array) -> Array:
+            own = cut(kernel, (size, size, *kernel.shape[2:]))
+            return self.layers.conv(jax.nn.relu(x), own, dilation=dilation)
+
+        return [functools.partial(convolution, *kind) for kind in self.kinds]
+
+    # ----------------------------------------------------------------------------------------------------- one layer
+
+    def layer(
+        self, chosen: BlockChoices, leaves: Spread, banks: Array, convolve: Convolve = convolve, finish: Finish = finish
+    ) -> tuple[Array, Linear]:
+        """What a layer adds to the banks that it writes, [B, H, W, N], and what its convolutions give."""
+        read = banks @ leaves["read"]["kernel"]
+        units = self.units(read, leaves["read"]["scale"], leaves["read"]["bias"])
+        inner, outer, ended = [], [], []
+        for path in range(2):
+            (first, last), own = self.path(chosen, leaves, path)
+            inner.append(convolve(self.inner, first, own["inner"]["kernel"], units))
+            hidden = finish(self.layers, first, inner[path], own["inner"]["scale"], own["inner"]["bias"])
+            outer.append(convolve(self.outer, last, own["outer"]["kernel"], hidden))
+            ended.append(finish(self.layers, last, outer[path], own["outer"]["scale"], own["outer"]["bias"]))
+        return ended[0] + ended[1], Linear(read, (inner[0], inner[1]), (outer[0], outer[1]))
+
+    def layer_gradient(
+        self, chosen: BlockChoices, leaves: Spread, banks: Array, linear: Linear, g_banks: Array
+    ) -> tuple[Spread, Array]:
+        """Gradients by the leaves and by the banks before a layer, from that by the banks after it."""
+        g = (self.parted(g_banks) * jnp.asarray(chosen.write, g_banks.dtype)[:, None]).sum(-2)
+        units, pull = jax.vjp(self.units, linear.read, leaves["read"]["scale"], leaves["read"]["bias"])
+        (g_0, g_units_0), (g_1, g_units_1) = (
+            self.path_gradient(*self.path(chosen, leaves, path), units, linear.inner[path], linear.outer[path], g)
+            for path in range(2)
+        )
+        g_read, g_scale, g_bias = pull(g_units_0 + g_units_1)
+        g_kernel = jnp.einsum("bhwr,bhwu->ru", banks, g_read)
+        paths = jax.tree.map(lambda *paths: jnp.stack(paths), g_0, g_1)
+        g_leaves = {"read": {"kernel": g_kernel, "scale": g_scale, "bias": g_bias}, **paths}
+        return g_leaves, g_banks + g_read @ leaves["read"]["kernel"].T
+
+    def path_gradient(
+        self, choice: tuple[Array, Array], leaves: Spread, units: Array, inner: Array, outer: Array, g: Array
+    ) -> tuple[Spread, Array]:
+        """The same of one path: gradients by its leaves and by `units`, its input."""
+        first, last = choice
+
+        def finished(part: str, index: Array, convolved: Array) -> tuple[Array, Callable[[Array], tuple[Array, ...]]]:
+            own = leaves[part]
+            return jax.vjp(functools.partial(finish, self.layers, index), convolved, own["scale"], own["bias"])
+
+        hidden, pull_hidden = finished("inner", first, inner)
+        _, pull_ended = finished("outer", last, outer)
+        g, scale, bias = pull_ended(g)
+        kernel, g = convolve_gradient(self.outer, last, leaves["outer"]["kernel"], hidden, g)
+        g_outer = {"kernel": kernel, "scale": scale, "bias": bias}
+        g, scale, bias = pull_hidden(g)
+        kernel, g = convolve_gradient(self.inner, first, leaves["inner"]["kernel"], units, g)
+        return {"inner": {"kernel": kernel, "scale": scale, "bias": bias}, "outer": g_outer}, g
+
+    @property
+    def units(self) -> Callable[[Array, Array, Array], Array]:
+        """What both paths of a layer take, of (what its 1x1 convolution gives, scale, bias)."""
+        return self.layers.batch_norm
+
+    @staticmethod
+    def path(chosen: BlockChoices, leaves: Spread, path: int) -> tuple[tuple[Array, Array], Spread]:
+        """A path's two choices and its leaves."""
+        return (chosen.inner[path], chosen.outer[path]), _row({part: leaves[part] for part in ("inner", "outer")}, path)
 
 
-def _row(index: int, array: Array) -> Array:
-    return array[index] if array.ndim else array
+# ------------------------------------------------------------------------------------------------------- all layers
 
 
-def _run_static(ops: tuple[Op, ...], layers: Layers, index: Array, slot: dict[str, Array], x: Array) -> Array:
-    return run_op(ops[int(index)], layers, slot, x)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _run(plan: BlockPlan, weights: Spread, choices: BlockChoices, x: Array) -> Array:
+    """All banks [B, H, W, R] after a block's layers."""
+
+    def layer(index: Array, banks: Array) -> Array:
+        chosen, leaves = _row((_rows(choices), weights), index)
+        return plan.write(banks, chosen.write, plan.layer(chosen, leaves, banks)[0])
+
+    return lax.fori_loop(0, choices.active.sum(), layer, plan.opened(x))
+
+
+def _run_forward(plan: BlockPlan, weights: Spread, choices: BlockChoices, x: Array) -> tuple[Array, Any]:
+    banks = plan.opened(x)
+    chosen, leaves = _row((_rows(choices), weights), 0)
+    kept = jax.eval_shape(lambda banks: (banks, plan.layer(chosen, leaves, banks)[1]), banks)
+    most = len(choices.active)
+
+    def layer(index: Array, state: tuple[Array, Any]) -> tuple[Array, Any]:
+        banks, kept = state
+        chosen, leaves = _row((_rows(choices), weights), index)
+        y, linear = plan.layer(chosen, leaves, banks)
+        return plan.write(banks, chosen.write, y), _with_row(kept, index, (banks, linear))
+
+    store = jax.tree.map(lambda a: lax.empty((most, *a.shape), a.dtype), kept)
+    banks, kept = lax.fori_loop(0, choices.active.sum(), layer, (banks, store))
+    return banks, (weights, choices, kept)
+
+
+def _run_backward(plan: BlockPlan, saved: Any, g_banks: Array) -> tuple[Spread, None, Array]:
+    weights, choices, kept = saved
+    depth = choices.active.sum()
+
+    def layer(done: Array, state: tuple[Array, Spread]) -> tuple[Array, Spread]:
+        g_banks, g_weights = state
+        index = depth - 1 - done
+        chosen, leaves, (banks, linear) = _row((_rows(choices), weights, kept), index)
+        g_leaves, g_banks = plan.layer_gradient(chosen, leaves, banks, linear, g_banks)
+        return g_banks, _with_row(g_weights, index, g_leaves)
+
+    start = g_banks, jax.tree.map(jnp.zeros_like, weights)
+    g_banks, g_weights = lax.fori_loop(0, depth, layer, start)
+    return g_weights, None, g_banks[..., : plan.shape.channels]
+
+
+_run.defvjp(_run_forward, _run_backward)
+
+
+def _rows(choices: BlockChoices) -> BlockChoices:
+    """Only what differs between layers."""
+    return choices._replace(banks=choices.active, channels=choices.active)
+
+
+def _row(tree: Any, index: Array | int) -> Any:
+    return jax.tree.map(lambda array: array[index], tree)
+
+
+def _with_row(tree: Any, index: Array, row: Any) -> Any:
+    return jax.tree.map(lambda array, own: array.at[index].set(own), tree, row)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from architectures.bank_executor import read_rows
+from architectures.bank_weights import read_rows
 from architectures.layout import LeafGroup, WeightArrays
 from architectures.spaces import SMASH, SearchSpace
 from ghn.config import GHNConfig

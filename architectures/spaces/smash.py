@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from architectures.bank_executor import BankShape, BlockChoices, BlockPlan, read_rows
+from architectures.bank_executor import BlockPlan
+from architectures.bank_weights import BankShape, BlockChoices, read_rows
 from architectures.executor import Observe
 from architectures.graph import ArchGraph
 from architectures.layers import Layers
