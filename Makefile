@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format clean
+.PHONY: help demo test versions lint format clean
 
 help: ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,6 +18,15 @@ demo: $(INSTALLED) ## Run the demonstration; results in runs/demo.
 
 test: lint ## Lint, check types, run the tests.
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+versions: ## Run the tests with the oldest and with the newest versions that pyproject.toml admits.
+	for age in oldest newest; do \
+		$(PYTHON) -m venv .venv-$$age && \
+		$(PYTHON) tests/versions.py $$age > .venv-$$age/constraints.txt && \
+		.venv-$$age/bin/python -m pip install --quiet --upgrade -c .venv-$$age/constraints.txt -e ".[test]" && \
+		.venv-$$age/bin/python -m pip list | grep -E "^(jax|jaxlib|flax|optax|orbax-checkpoint|chex|numpy|scipy) " && \
+		.venv-$$age/bin/python -m pytest -n 2 --dist loadfile -W ignore::DeprecationWarning || exit 1; \
+	done
 
 lint: $(INSTALLED) ## Lint, check formatting and types.
 	$(BIN)/ruff check
@@ -29,7 +38,7 @@ format: $(INSTALLED) ## Format the code, sort imports.
 	$(BIN)/ruff format
 
 clean: ## Remove the environment, caches and builds; runs/ is kept.
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
+	rm -rf $(VENV) .venv-oldest .venv-newest build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
 
 $(INSTALLED): pyproject.toml constraints.txt

@@ -241,7 +241,7 @@ def _run_forward(plan: BlockPlan, weights: Spread, choices: BlockChoices, x: Arr
         y, linear = plan.layer(chosen, leaves, banks)
         return plan.write(banks, chosen.write, y), _with_row(kept, index, (banks, linear))
 
-    store = jax.tree.map(lambda a: lax.empty((most, *a.shape), a.dtype), kept)
+    store = jax.tree.map(lambda a: jnp.zeros_like(x, a.dtype, (most, *a.shape)), kept)  # varies over devices as x does
     banks, kept = lax.fori_loop(0, choices.active.sum(), layer, (banks, store))
     return banks, (weights, choices, kept)
 

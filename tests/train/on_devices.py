@@ -54,8 +54,26 @@ def run_config(folder: Path, architectures: int, batch: int, whole: bool = False
     )
 
 
-def gradients(folder: Path) -> dict[str, Any]:
-    """Gradients of one step over 2 x 2 devices and on one, and what the devices exchange."""
+def smash_config(folder: Path) -> Any:
+    """The same run with tiny memory-bank networks."""
+    from architectures.spaces import SMASH
+    from train.config import SpaceConfig
+
+    @dataclasses.dataclass(frozen=True)
+    class OneBlock(SpaceConfig):
+        def build(self, input_shape: tuple[int, int, int], classes: int) -> SMASH:
+            return SMASH(
+                input_shape, classes, channels=(2, 4), banks=(1, 2), layers=(1, 2), kernels=(3,), dilations=(1,), blocks=1
+            )
+
+    return dataclasses.replace(run_config(folder, 2, 2), space=OneBlock())
+
+
+def gradients(config: Any, encoded: str, exported: bool) -> dict[str, Any]:
+    """Gradients of one step over 2 x 2 devices and on one, and what the devices exchange.
+
+    `encoded` names the part of encodings that says what a device's switches do.
+    """
     import jax
     import numpy as np
     import optax
@@ -67,7 +85,6 @@ def gradients(folder: Path) -> dict[str, Any]:
     from train.data import load
     from train.loop import make_hypernetwork
 
-    config = run_config(folder, 2, 2, whole=True)
     splits = load(config.data)
     hypernetwork = make_hypernetwork(config, splits)
     batch = BatchStream(config, hypernetwork, splits.train)[0]
@@ -86,7 +103,7 @@ def gradients(folder: Path) -> dict[str, Any]:
         leaves = [leaf.get_value() for _, leaf in nnx.to_flat_state(result[0].optimizer_state)]
         return np.concatenate([np.ravel(leaf) for leaf in leaves])
 
-    ops = np.asarray(batch.encodings["op"])
+    ops = np.asarray(batch.encodings[encoded])
     return {
         "difference": float(np.abs(flat(one) - flat(many)).max()),
         "largest": float(np.abs(flat(one)).max()),
@@ -95,7 +112,7 @@ def gradients(folder: Path) -> dict[str, Any]:
         "differing_ops": int((ops[: len(ops) // 2] != ops[len(ops) // 2 :]).any(0).sum()),
         "activation": 8 // 2 * 8 * 8 * 4,  # images a device, height, width, channels
         "collectives": collectives(compiled.as_text()),
-        "exported": list(export.export(sharded, platforms=["cuda", "tpu"])(*arguments).platforms),
+        "exported": list(export.export(sharded, platforms=["cuda", "tpu"])(*arguments).platforms) if exported else [],
     }
 
 
@@ -123,7 +140,8 @@ def eight(folder: Path) -> dict[str, Any]:
     shutil.rmtree(folder / "two" / "checkpoints" / str(STEPS))
     trained = loop.train(run_config(folder, 2, 1), folder / "two", show=False)
     return {
-        "gradients": gradients(folder),
+        "gradients": gradients(run_config(folder, 2, 2, whole=True), "op", exported=True),
+        "smash": gradients(smash_config(folder), "outer", exported=False),
         "mesh": [device.id for device in parallel.make_mesh(4, 2).devices[0]],
         "devices_of_result": sorted({len(leaf.devices()) for leaf in _leaves(trained.parameters)}),
     }

@@ -90,8 +90,9 @@ def parameters(run: Path) -> np.ndarray:
 # ---------------------------------------------------------------------------------------------------------- one step
 
 
-def test_gradients_over_differing_architectures_are_those_of_one_device(eight: dict[str, Any]) -> None:
-    found = eight["gradients"]
+@pytest.mark.parametrize("space", ["gradients", "smash"])
+def test_gradients_over_differing_architectures_are_those_of_one_device(eight: dict[str, Any], space: str) -> None:
+    found = eight[space]
     assert found["differing_ops"] >= 3  # so the devices' switches take different branches
     assert found["difference"] < 1e-5 < 1e-2 < found["largest"]
     assert found["losses"][0] == pytest.approx(found["losses"][1], rel=1e-5)
