@@ -63,7 +63,14 @@ def smash_config(folder: Path) -> Any:
     class OneBlock(SpaceConfig):
         def build(self, input_shape: tuple[int, int, int], classes: int) -> SMASH:
             return SMASH(
-                input_shape, classes, channels=(2, 4), banks=(1, 2), layers=(1, 2), kernels=(3,), dilations=(1,), blocks=1
+                input_shape,
+                classes,
+                channels=(2, 4),
+                banks=(1, 2),
+                layers=(1, 2),
+                kernels=(3,),
+                dilations=(1,),
+                blocks=1,
             )
 
     return dataclasses.replace(run_config(folder, 2, 2), space=OneBlock())
