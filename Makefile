@@ -17,7 +17,7 @@ demo: $(INSTALLED) ## Run the demonstration; results in runs/demo.
 	$(BIN)/ghn-eval demo --out runs/demo
 
 test: lint ## Lint, check types, run the tests.
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 versions: ## Run the tests with the oldest and with the newest versions that pyproject.toml admits.
 	for age in oldest newest; do \
@@ -25,7 +25,7 @@ versions: ## Run the tests with the oldest and with the newest versions that pyp
 		$(PYTHON) tests/versions.py $$age > .venv-$$age/constraints.txt && \
 		.venv-$$age/bin/python -m pip install --quiet --upgrade -c .venv-$$age/constraints.txt -e ".[test]" && \
 		.venv-$$age/bin/python -m pip list | grep -E "^(jax|jaxlib|flax|optax|orbax-checkpoint|chex|numpy|scipy) " && \
-		.venv-$$age/bin/python -m pytest -n 2 --dist loadfile -W ignore::DeprecationWarning || exit 1; \
+		.venv-$$age/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -W ignore::DeprecationWarning || exit 1; \
 	done
 
 lint: $(INSTALLED) ## Lint, check formatting and types.
