@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from architectures.spaces import SearchSpace
 from eval.ground_truth import GroundTruth
 from eval.metrics import (
+    Difference,
     Interval,
     bootstrap,
     choose_one_of_oracle,
@@ -70,7 +71,7 @@ class Ranking:
     truth: GroundTruth
     methods: dict[str, Method]
     table: dict[str, dict[str, Interval]]
-    differences: dict[str, Interval]
+    differences: dict[str, Difference]
     partial: dict[str, Interval]
     reliability: float
     ceiling: float
@@ -131,7 +132,8 @@ def compare(truth: GroundTruth, methods: dict[str, Method], resamples: int = 200
     table = ranking_table(
         {name: m.scores for name, m in methods.items()}, accuracy, classes, resamples=resamples, seed=seed
     )
-    differences, partial = {}, {}
+    differences: dict[str, Difference] = {}
+    partial = {}
     if "parameters" in methods:
         for name in methods:
             if name != "parameters":

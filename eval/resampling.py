@@ -106,20 +106,31 @@ def precision(scores: Floats, truth: Floats, copies: Floats, k: int = 10, fracti
 
 def regret(scores: Floats, truth: Floats, copies: Floats, k: int = 10) -> Floats:
     """Best truth overall minus the expected best truth among the predicted top k."""
+    best = np.where(copies > 0, truth, -np.inf).max(axis=1)
+    return np.asarray(best - _best_found(scores, truth, np.broadcast_to(truth, copies.shape), copies, k))
+
+
+def best_rank(scores: Floats, truth: Floats, copies: Floats, k: int = 10) -> Floats:
+    """Expected true rank, from 1, of the best row among the predicted top k."""
+    group, before, _ = _positions(truth, copies)
+    return 1 - _best_found(scores, truth, -before[:, group], copies, k)
+
+
+def _best_found(scores: Floats, truth: Floats, values: Floats, copies: Floats, k: int) -> Floats:
+    """Expected highest value [R] among the predicted top k, for values [R, A] in the order of the truth."""
     order = np.lexsort((-truth, -scores))
-    scores, truth, copies = scores[order], truth[order], copies[:, order]
+    scores, values, copies = scores[order], values[:, order], copies[:, order]
     group, before, inside = _positions(scores, copies)
     count = np.minimum(k, copies.sum(axis=1))[:, None]
     sure = ((before + inside <= count)[:, group]) & (copies > 0)
-    best = np.where(sure, truth, -np.inf).max(axis=1)
+    best = np.where(sure, values, -np.inf).max(axis=1)
     # The tie group at the boundary gives a random `need` of its rows; the best of them is the first one drawn.
     r, a = np.nonzero(((before < count) & (before + inside > count))[:, group] & (copies > 0))
     size, need = inside[r, group[a]], count[r, 0] - before[r, group[a]]
     ahead = (np.cumsum(copies, axis=1) - copies)[r, a] - before[r, group[a]]
     is_best = _none_chosen(size, ahead, need) - _none_chosen(size, ahead + copies[r, a], need)
-    partly = np.bincount(r, is_best * np.maximum(truth[a], best[r]), minlength=len(copies))
-    found = np.where(np.bincount(r, minlength=len(copies)) > 0, partly, best)
-    return np.asarray(np.where(copies > 0, truth, -np.inf).max(axis=1) - found)
+    partly = np.bincount(r, is_best * np.maximum(values[r, a], best[r]), minlength=len(copies))
+    return np.asarray(np.where(np.bincount(r, minlength=len(copies)) > 0, partly, best))
 
 
 def choose_one_of(scores: Floats, truth: Floats, copies: Floats, n: int = 100) -> Floats:
@@ -129,6 +140,13 @@ def choose_one_of(scores: Floats, truth: Floats, copies: Floats, n: int = 100) -
     ahead = _none_chosen(total, np.concatenate([before, total], axis=1), np.minimum(n, total))
     each = ((ahead[:, :-1] - ahead[:, 1:]) / np.maximum(inside, 1))[:, group]  # probability for each copy
     return np.asarray((each * copies) @ truth)
+
+
+def relative_improvement(scores: Floats, truth: Floats, copies: Floats, n: int = 100) -> Floats:
+    """100 (a - r) / r: a the expected truth of choosing 1 of n, r that of a random row."""
+    random = (copies @ truth) / copies.sum(axis=1)
+    gain = choose_one_of(scores, truth, copies, n) - random
+    return np.asarray(np.where(random > 0, 100 * gain / np.where(random > 0, random, 1.0), np.nan))
 
 
 def once(batched: Callable[..., Floats], scores: Floats, truth: Floats, **arguments: Any) -> float:

@@ -149,15 +149,22 @@ def _train(
     state, losses = jax.lax.scan(
         epoch, (weights, optimizer.init(weights)), jax.random.split(epochs_key, protocol.epochs)
     )
-    calibration = images[: protocol.calibration]
-    layers = Layers(statistics_rows=len(calibration))
-    logits, _ = space.forward(state[0], encoding, jnp.concatenate([calibration, test_images]), layers)
-    logits = logits[len(calibration) :]
+    _, logits = calibrated_logits(space, state[0], encoding, images[: protocol.calibration], test_images)
     return Outcome(
         test_accuracy=(logits.argmax(-1) == test_labels).mean(),
         test_loss=optax.softmax_cross_entropy_with_integer_labels(logits, test_labels).mean(),
         train_loss=losses[-1].mean(),
     )
+
+
+def calibrated_logits(
+    space: SearchSpace[Any], weights: WeightArrays, encoding: dict[str, Array], calibration: Array, images: Array
+) -> tuple[Array, Array]:
+    """Logits of the calibration images and of `images`, when batch normalisation takes its statistics from the former
+    alone."""
+    layers = Layers(statistics_rows=len(calibration))
+    logits, _ = space.forward(weights, encoding, jnp.concatenate([calibration, images]), layers)
+    return logits[: len(calibration)], logits[len(calibration) :]
 
 
 def sgd(protocol: Protocol, steps: int) -> optax.GradientTransformation:

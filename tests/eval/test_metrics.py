@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from eval import metrics, resampling
+from eval import intervals, metrics, resampling
 
 Floats = NDArray[np.float64]
 
@@ -18,7 +18,7 @@ Floats = NDArray[np.float64]
 def _data(rows: int, seed: int = 0, steps: int | None = None) -> tuple[Floats, Floats]:
     """Correlated scores and truth [rows], rounded onto few levels (so with many ties) when `steps` is given."""
     rng = np.random.default_rng(seed)
-    truth = rng.normal(size=rows)
+    truth = rng.normal(size=rows) + 10  # positive, as accuracies are
     scores = truth + rng.normal(size=rows)
     if steps is not None:
         scores, truth = np.round(scores * steps), np.round(truth * steps)
@@ -79,6 +79,12 @@ def test_precision_and_regret_by_hand() -> None:
     assert metrics.regret(scores, truth, 3) == pytest.approx(0.1)
     assert metrics.regret(scores, truth, 6) == 0
     assert metrics.regret(-scores, truth, 1) == 0
+    assert metrics.best_rank(scores, truth, 1) == 2
+    assert metrics.best_rank(scores, truth, 6) == 1
+    assert metrics.best_rank(-scores, np.array([0.9, 0.9, 0.7, 0.6, 0.5, 0.4]), 1) == 1  # ties share the lowest rank
+    assert metrics.best_rank(-scores, np.array([0.7, 0.9, 0.9, 0.6, 0.5, 0.4]), 1) == 3
+    assert metrics.relative_improvement(truth, truth, 6) == pytest.approx(100 * (0.9 - 0.65) / 0.65)
+    assert math.isnan(metrics.relative_improvement(truth, truth - 0.65))
     assert metrics.precision_at_10_percent(np.arange(100.0), np.arange(100.0) % 99) == pytest.approx(0.9)
     assert metrics.precision_at_10(np.arange(100.0), np.arange(100.0) % 95) == pytest.approx(0.5)
 
@@ -91,8 +97,10 @@ def test_tied_scores_give_the_expectation_over_orders(k: int) -> None:
         top = set(np.argsort(-truth)[:k])
         precision = np.mean([len(top & set(order[:k])) / k for order in orders])
         regret = np.mean([0.9 - truth[order[:k]].max() for order in orders])
+        best = np.mean([(truth > truth[order[:k]].max()).sum() + 1 for order in orders])
         assert metrics.precision_at(scores, truth, k) == pytest.approx(precision, abs=1e-12)
         assert metrics.regret(scores, truth, k) == pytest.approx(regret, abs=1e-12)
+        assert metrics.best_rank(scores, truth, k) == pytest.approx(best, abs=1e-12)
 
 
 @pytest.mark.parametrize("n", [1, 2, 4, 8, 20])
@@ -139,8 +147,8 @@ def test_batched_resamples_equal_a_plain_loop(name: str, by_class: bool, steps: 
     scores, truth = _data(150, steps=steps)
     classes = np.random.default_rng(1).integers(60, size=150) if by_class else None
     statistic = metrics.RANKING_STATISTICS[name]
-    copies = metrics._draw(classes, 150, 40, seed=5)
-    batched = metrics._resampled(statistic, scores, truth, copies, {})
+    copies = intervals.draw(classes, 150, 40, seed=5)
+    batched = intervals.resampled(statistic, scores, truth, copies, {})
     np.testing.assert_allclose(batched, _resample_loop(statistic, scores, truth, copies), rtol=0, atol=1e-12)
     interval = metrics.bootstrap(statistic, scores, truth, classes, resamples=40, seed=5)
     assert interval.value == statistic(scores, truth)
@@ -164,7 +172,7 @@ def test_generic_statistic_resamples_its_row_arguments() -> None:
     control = truth + np.random.default_rng(2).normal(size=40)
     for given in (control, control.tolist()):
         interval = metrics.bootstrap(metrics.partial_spearman, scores, truth, resamples=60, controls=given)
-        copies = metrics._draw(None, 40, 60, 0)
+        copies = intervals.draw(None, 40, 60, 0)
         rows = [np.repeat(np.arange(40), count) for count in copies]
         expected = [metrics.partial_spearman(scores[r], truth[r], control[r]) for r in rows]
         assert [interval.low, interval.high] == pytest.approx(np.quantile(expected, [0.025, 0.975]).tolist(), abs=1e-12)
@@ -205,11 +213,72 @@ def test_paired_difference() -> None:
     flipped = metrics.paired_difference(metrics.kendall, b, a, truth)
     assert difference.value == metrics.kendall(a, truth) - metrics.kendall(b, truth)
     assert difference.as_list() == pytest.approx([-flipped.value, -flipped.high, -flipped.low])
-    copies = metrics._draw(None, 100, 2000, 0)
-    apart = [metrics._resampled(metrics.kendall, scores, truth, copies, {}) for scores in (a, b)]
+    copies = intervals.draw(None, 100, 2000, 0)
+    apart = [intervals.resampled(metrics.kendall, scores, truth, copies, {}) for scores in (a, b)]
     assert [difference.low, difference.high] == pytest.approx(np.quantile(apart[0] - apart[1], [0.025, 0.975]).tolist())
     alone = metrics.bootstrap(metrics.kendall, a, truth)
     assert difference.high - difference.low < 0.8 * (alone.high - alone.low)  # the resamples are shared
+
+
+def test_the_p_value_of_a_difference() -> None:
+    good, truth = _data(100)
+    noise = np.random.default_rng(4).normal(size=100)
+    apart = metrics.paired_difference(metrics.kendall, good, noise, truth, resamples=400)
+    assert apart.p == pytest.approx(2 / 401)  # no resample on the other side of 0
+    assert metrics.paired_difference(metrics.kendall, good, good, truth, resamples=200).p == 1
+    # Two equally good scores: p is uniform, so rarely small.
+    pairs = [np.random.default_rng(seed).normal(size=(2, 100)) + truth for seed in range(40)]
+    values = [metrics.paired_difference(metrics.kendall, a, b, truth, resamples=200).p for a, b in pairs]
+    assert sum(p < 0.05 for p in values) <= 6
+    assert sum(p < 0.5 for p in values) in range(10, 31)
+
+
+def test_holm_is_the_step_down_rule() -> None:
+    adjusted = metrics.holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": math.nan, "e": 0.5})
+    assert list(adjusted) == ["a", "b", "c", "d", "e"]
+    # 4 tests: 0.01 * 4, then 0.03 * 3, then max(0.09, 0.04 * 2), then 0.5 * 1.
+    assert [adjusted[name] for name in "abce"] == pytest.approx([0.04, 0.09, 0.09, 0.5])
+    assert math.isnan(adjusted["d"])
+    assert metrics.holm({"a": 0.9, "b": 0.8}) == {"a": 1, "b": 1}
+    assert metrics.holm({}) == {}
+
+
+def test_nested_bootstrap() -> None:
+    rng = np.random.default_rng(0)
+    quality = rng.normal(size=60) + 10
+    runs = quality[:, None] + 0.3 * rng.normal(size=(60, 3))
+    scores = quality + 0.5 * rng.normal(size=(3, 60))
+    truth = runs.mean(axis=1)
+    nested = metrics.nested_bootstrap(metrics.kendall, scores, runs, resamples=200)
+    assert nested.value == pytest.approx(np.mean([metrics.kendall(own, truth) for own in scores]))
+    assert nested.low < nested.value < nested.high
+    # One run and one hypernetwork leave only the classes to draw: the plain bootstrap, on the same draws of them.
+    plain = metrics.bootstrap(metrics.kendall, scores[0], runs[:, 0], resamples=200)
+    once = metrics.nested_bootstrap(metrics.kendall, scores[:1], runs[:, :1], resamples=200)
+    assert once.as_list() == pytest.approx(plain.as_list())
+    # Runs that agree and hypernetworks that agree add no chance of their own.
+    same = metrics.nested_bootstrap(metrics.kendall, scores[[0, 0]], runs[:, [0, 0]], resamples=200)
+    assert same.as_list() == pytest.approx(plain.as_list())
+    # Hypernetworks that disagree widen the interval.
+    mixed = metrics.nested_bootstrap(metrics.kendall, np.stack([quality, -quality]), runs, resamples=200)
+    assert mixed.low < -0.5 < 0.5 < mixed.high
+    # A class that lacks a run draws from those that it has.
+    holed = np.column_stack([runs[:, 0], np.where(np.arange(60) % 2, np.nan, runs[:, 0])])
+    assert metrics.nested_bootstrap(metrics.kendall, scores[:1], holed, resamples=200).as_list() == pytest.approx(
+        plain.as_list()
+    )
+    with pytest.raises(ValueError, match=r"\(3, 60\) and \(59, 3\)"):
+        metrics.nested_bootstrap(metrics.kendall, scores, runs[1:])
+
+
+def test_failures_rank_last_and_are_counted() -> None:
+    filled, count = metrics.failures_last([3.0, math.nan, 1.0, math.inf, 2.0])
+    assert count == 2
+    assert filled[1] == filled[3] < 1
+    assert filled[[0, 2, 4]].tolist() == [3, 1, 2]
+    assert metrics.failures_last([math.nan] * 3)[1] == 3
+    assert np.isfinite(metrics.failures_last([math.nan] * 3)[0]).all()
+    assert metrics.failures_last([1.0, 2.0])[1] == 0
 
 
 def test_undefined_resamples() -> None:
@@ -219,8 +288,8 @@ def test_undefined_resamples() -> None:
         metrics.bootstrap(metrics.kendall, scores, np.arange(30.0), resamples=300)
     scores[:5] = 1.0  # now about 0.4 percent, which are left out
     interval = metrics.bootstrap(metrics.kendall, scores, np.arange(30.0), resamples=2000)
-    copies = metrics._draw(None, 30, 2000, 0)
-    assert np.isnan(metrics._resampled(metrics.kendall, scores, np.arange(30.0), copies, {})).any()
+    copies = intervals.draw(None, 30, 2000, 0)
+    assert np.isnan(intervals.resampled(metrics.kendall, scores, np.arange(30.0), copies, {})).any()
     assert -1 <= interval.low < interval.value < interval.high < 0
 
 
@@ -233,6 +302,36 @@ def test_reliability() -> None:
     assert metrics.reliability(runs) == pytest.approx(3 * r / (1 + 2 * r), abs=1e-12)
     assert metrics.reliability(np.repeat(runs[:, :1], 2, axis=1)) == pytest.approx(1)
     assert math.isnan(metrics.reliability(np.column_stack([runs[:, 0], np.ones(4000)])))
+
+
+def test_reliability_by_ranks_and_of_uneven_tables() -> None:
+    rng = np.random.default_rng(1)
+    runs = rng.normal(size=(300, 1)) + rng.normal(size=(300, 2))
+    r = stats.spearmanr(runs[:, 0], runs[:, 1]).statistic
+    assert metrics.reliability(runs, ranks=True) == pytest.approx(2 * r / (1 + r), abs=1e-12)
+    holed = np.column_stack([runs, np.full(300, np.nan)])  # a third seed that no class has
+    assert metrics.reliability(holed) == pytest.approx(metrics.reliability(runs))
+    assert metrics.split_half_kendall(holed) == pytest.approx(metrics.split_half_kendall(runs))
+    half = np.where((np.arange(300) < 150)[:, None] & [False, True], np.nan, runs)  # half of the classes have one run
+    r = np.corrcoef(runs[150:].T)[0, 1]
+    assert metrics.reliability(half) == pytest.approx(1.5 * r / (1 + 0.5 * r))
+    assert math.isnan(metrics.reliability(np.column_stack([runs[:, 0], np.full(300, np.nan)])))
+
+
+def test_disattenuation_undoes_the_noise_of_the_truth() -> None:
+    rng = np.random.default_rng(0)
+    quality = rng.normal(size=5000)
+    scores = quality + 0.5 * rng.normal(size=5000)
+    runs = quality[:, None] + rng.normal(size=(5000, 2))
+    observed, clean = (metrics.spearman(scores, truth) for truth in (runs.mean(axis=1), quality))
+    assert observed < clean - 0.1
+    assert metrics.disattenuated_spearman(scores, runs.mean(axis=1), runs) == pytest.approx(clean, abs=0.03)
+    assert math.isnan(metrics.disattenuated_spearman(scores, runs[:, 0], np.column_stack([runs[:, 0], -runs[:, 0]])))
+
+
+def test_split_half_spearman() -> None:
+    runs = np.random.default_rng(0).normal(size=(50, 2))
+    assert metrics.split_half_spearman(runs) == pytest.approx(stats.spearmanr(*runs.T).statistic)
 
 
 def test_split_half_kendall() -> None:
@@ -291,7 +390,7 @@ HOLED = np.where(np.isin(GOOD, [4, 9]), np.nan, GOOD)
         (lambda: metrics.paired_difference(metrics.spearman, GOOD, HOLED, GOOD), r"^scores_b: 2 non-finite"),
         (lambda: metrics.paired_difference(metrics.spearman, HOLED, GOOD, GOOD), r"^scores_a: 2 non-finite"),
         (lambda: metrics.reliability(GOOD), r"^runs: expected \[A, S\]"),
-        (lambda: metrics.split_half_kendall(np.column_stack([GOOD, HOLED])), r"^runs: 2 non-finite"),
+        (lambda: metrics.split_half_kendall(np.column_stack([GOOD, GOOD + np.inf])), r"^runs: 12 infinite"),
         (lambda: metrics.ranking_table({"m": HOLED}, GOOD, None), r"^methods\['m'\]: scores: 2 non-finite"),
         (lambda: metrics.ranking_table({"m": GOOD}, GOOD, [0] * 5), r"^classes: 5 rows"),
     ],
