@@ -1,4 +1,4 @@
-"""ghn-eval: ranks architectures by generated weights, and shows the whole of it in one demonstration."""
+"""ghn-eval: ranks architectures by generated weights, tells what ground truth is worth, demonstrates it all."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from eval.demo import DemoConfig
 from eval.demo import demo as run_demo
 from eval.rank import RankConfig
 from eval.rank import rank as run_rank
+from eval.truth_report import TruthConfig
+from eval.truth_report import ground_truth as run_ground_truth
 from train.cli import run_command
 
 console = Console()
@@ -37,9 +39,19 @@ def demo(config: Annotated[DemoConfig, tyro.conf.arg(name="")], out: Path = Path
     run_demo(config, out, console)
 
 
+def ground_truth(config: Annotated[TruthConfig, tyro.conf.arg(name="")], out: Path | None = None) -> None:
+    """Tell what a table of trained accuracies is worth: reliability, noise ceiling, what was left out.
+
+    Args:
+        config: which table.
+        out: also write it as CSV, one row a run, with its card beside it as JSON.
+    """
+    run_ground_truth(config, out, console)
+
+
 def main() -> None:
     """The console script."""
-    run_command({"rank": rank, "demo": demo}, __doc__ or "")
+    run_command({"rank": rank, "ground-truth": ground_truth, "demo": demo}, __doc__ or "")
 
 
 if __name__ == "__main__":

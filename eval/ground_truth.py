@@ -1,15 +1,12 @@
-"""Accuracies of architectures trained from scratch, read from a CSV: what rankings are held against.
+"""What rankings are held against: accuracies of architectures trained from scratch, one row an isomorphism class.
 
 Shape letters: A architectures, S seeds.
 """
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import gzip
-from collections.abc import Callable
-from importlib import resources
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from architectures.spaces import SearchSpace
+from eval.tabular import DEFAULT_COLUMN, GroundTruthError, Record, read_records
 
-ARCHITECTURE_COLUMNS = ("architecture", "arch_str")
-PACKAGED = {  # name -> space -> file
-    "embedded": {"nasbench201": "nasbench201_fashion_mnist_5k.csv", "smash": "smash_fashion_mnist_5k.csv"}
-}
-
-
-class GroundTruthError(ValueError):
-    """A table that is missing or cannot be read; the message names file, line and the way out."""
+COLLAPSED = 1.5  # a class whose mean accuracy is at most so many times chance has learnt nothing
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,33 +26,56 @@ class GroundTruth:
     Attributes:
         architectures: A representatives.
         classes: [A] isomorphism keys.
-        runs: [A, S] accuracies as shares of 1, one column a seed (seeds that every class has).
-        left_out: how many rows of the file were not used, by reason.
+        runs: [A, S] accuracies as shares of 1, one column a seed; nan where a class lacks one.
+        left_out: how many classes or runs of the file were not used, by reason.
+        seconds: mean wall time of one training; nan where the file does not say.
+        card: what the file says of itself (protocol, command, hours).
     """
 
     architectures: tuple[Any, ...]
     classes: NDArray[np.str_]
     runs: NDArray[np.float64]
     left_out: dict[str, int]
+    seconds: float = float("nan")
+    card: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def accuracy(self) -> NDArray[np.float64]:
         """[A] means over seeds."""
-        return self.runs.mean(1)
+        return np.asarray(np.nanmean(self.runs, axis=1))
+
+    @property
+    def error(self) -> NDArray[np.float64] | None:
+        """[A] standard errors of the means; None with a single seed, nan for a class with a single run."""
+        count = (~np.isnan(self.runs)).sum(axis=1)
+        if count.max() < 2:
+            return None
+        squares = np.nansum((self.runs - self.accuracy[:, None]) ** 2, axis=1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.asarray(np.where(count > 1, np.sqrt(squares / (count - 1) / count), np.nan))
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one seed, so that agreement between seeds can be told."""
+        return self.runs.shape[1] > 1
 
     def select(self, keep: Callable[[Any], bool]) -> GroundTruth:
         """The part whose architectures satisfy `keep`."""
         rows = np.array([keep(architecture) for architecture in self.architectures], bool)
         architectures = tuple(a for a, kept in zip(self.architectures, rows, strict=True) if kept)
         left_out = {**self.left_out, "not selected": int((~rows).sum())}
-        return GroundTruth(architectures, self.classes[rows], self.runs[rows], left_out)
+        return dataclasses.replace(
+            self, architectures=architectures, classes=self.classes[rows], runs=self.runs[rows], left_out=left_out
+        )
 
 
-def read_ground_truth(source: str | Path, space: SearchSpace[Any], column: str = "test_accuracy") -> GroundTruth:
-    """Reads a CSV (or .csv.gz) with an architecture column, an accuracy column and, if it has one, a seed column.
+def read_ground_truth(source: str | Path, space: SearchSpace[Any], column: str = DEFAULT_COLUMN) -> GroundTruth:
+    """Reads a table of any layout of `eval.tabular`.
 
-    Rows of one isomorphism class and seed are averaged. Disconnected architectures are left out and counted: they
-    would widen the spread of accuracies at no merit of the ranking. Percentages (values above 1) become shares.
+    Rows of one isomorphism class and seed are averaged. Classes that are disconnected or collapsed (a mean accuracy of
+    at most 1.5 times chance) are left out and counted: they would widen the spread of accuracies at no merit of a
+    ranking. So are trainings without a finite accuracy, and those of seeds that not all classes have, unless the table
+    is uneven by design. Percentages (values above 1) become shares.
 
     Args:
         source: a file, or the name of a table in the package ("embedded").
@@ -71,54 +85,101 @@ def read_ground_truth(source: str | Path, space: SearchSpace[Any], column: str =
     Raises:
         GroundTruthError: file, column or value that cannot be read.
     """
+    records = read_records(source, space, column)
     values: dict[str, dict[str, list[float]]] = {}
     representative: dict[str, Any] = {}
-    disconnected = 0
-    for line, row in enumerate(_rows(source, space, column), start=2):
-        name = next(name for name in ARCHITECTURE_COLUMNS if name in row)
-        try:
-            architecture, accuracy = space.from_string(row[name]), float(row[column])
-        except ValueError as error:
-            raise GroundTruthError(f"{source}, line {line}: {error}") from error
-        if not space.connected(architecture):
-            disconnected += 1
-            continue
+    disconnected, failed = set(), 0
+    for record in records.rows:
+        architecture = _architecture(record, space)
         key = space.canonical(architecture)
-        representative.setdefault(key, architecture)
-        values.setdefault(key, {}).setdefault(row.get("seed", "0"), []).append(accuracy)
+        if not space.connected(architecture):
+            disconnected.add(key)
+        elif not np.isfinite(record.accuracy):
+            failed += 1
+        else:
+            representative.setdefault(key, architecture)
+            values.setdefault(key, {}).setdefault(record.seed, []).append(record.accuracy)
     if len(values) < 3:
         raise GroundTruthError(f"{source}: only {len(values)} connected classes; a ranking needs at least 3")
-    seeds = sorted(set.intersection(*(set(by_seed) for by_seed in values.values())), key=lambda seed: (len(seed), seed))
-    if not seeds:
+    runs, extra = _runs(str(source), values, records.uneven)
+    learnt = np.nanmean(runs, axis=1) > COLLAPSED / space.classes
+    left_out = {
+        "disconnected": len(disconnected),
+        "collapsed": int((~learnt).sum()),
+        "runs without a finite accuracy": failed,
+        "runs of seeds that not all classes have": extra,
+    }
+    if learnt.sum() < 3:
+        raise GroundTruthError(f"{source}: only {learnt.sum()} classes learnt anything; a ranking needs at least 3")
+    architectures = tuple(a for a, kept in zip(representative.values(), learnt, strict=True) if kept)
+    seconds = [record.seconds for record in records.rows if np.isfinite(record.seconds)]
+    mean_seconds = float(np.mean(seconds)) if seconds else float("nan")
+    return GroundTruth(
+        architectures, np.array(list(values))[learnt], runs[learnt], left_out, mean_seconds, records.card
+    )
+
+
+def _architecture(record: Record, space: SearchSpace[Any]) -> Any:
+    try:
+        return space.from_string(record.architecture)
+    except ValueError as error:
+        raise GroundTruthError(f"{record.where}: {error}") from error
+
+
+def _runs(
+    source: str, values: Mapping[str, Mapping[str, list[float]]], uneven: bool
+) -> tuple[NDArray[np.float64], int]:
+    """[A, S] shares of 1, and how many runs were left out for being of seeds that not all classes have."""
+    sets = [set(by_seed) for by_seed in values.values()]
+    chosen = set.union(*sets) if uneven else set.intersection(*sets)
+    if not chosen:
         raise GroundTruthError(f"{source}: no seed that all classes share; finish the table first")
-    runs = np.array([[np.mean(by_seed[seed]) for seed in seeds] for by_seed in values.values()])
-    if runs.max() > 1:
-        runs = runs / 100
-    extra = sum(len(set(by_seed) - set(seeds)) for by_seed in values.values())
-    left_out = {"disconnected": disconnected, "runs of seeds that not all classes have": extra}
-    return GroundTruth(tuple(representative.values()), np.array(list(values)), runs, left_out)
+    seeds = sorted(chosen, key=lambda seed: (len(seed), seed))
+    runs = np.array(
+        [[np.mean(by_seed[s]) if s in by_seed else np.nan for s in seeds] for by_seed in values.values()], np.float64
+    )
+    return (runs / 100 if np.nanmax(runs) > 1 else runs), sum(len(own - chosen) for own in sets)
 
 
-def _rows(source: str | Path, space: SearchSpace[Any], column: str) -> list[dict[str, str]]:
-    if source in PACKAGED:
-        tables = PACKAGED[str(source)]
-        if space.name not in tables:
+class Tabulated:
+    """A space restricted to the classes of a table, which may hold only part of it: what a search may touch."""
+
+    def __init__(self, truth: GroundTruth, space: SearchSpace[Any]) -> None:
+        """Takes every class of the table."""
+        self.space = space
+        self._architectures = truth.architectures
+        self._accuracy = dict(zip(truth.classes.tolist(), truth.accuracy.tolist(), strict=True))
+
+    def __contains__(self, architecture: Any) -> bool:
+        """Whether the architecture's class is in the table."""
+        return self.space.canonical(architecture) in self._accuracy
+
+    def __len__(self) -> int:
+        """Number of classes."""
+        return len(self._accuracy)
+
+    def accuracy(self, architecture: Any) -> float:
+        """The tabulated accuracy of the architecture's class, as a share of 1.
+
+        Raises:
+            GroundTruthError: a class that the table lacks.
+        """
+        key = self.space.canonical(architecture)
+        if key not in self._accuracy:
             raise GroundTruthError(
-                f"ground truth {source!r}: there is none of {space.name}, only of {', '.join(tables)}"
+                f"architecture {self.space.to_string(architecture)}: its class is not in the table "
+                f"({self.describe()}); ask `in` first"
             )
-        text = (resources.files("eval") / "tables" / tables[space.name]).read_text()
-    else:
-        try:
-            data = Path(source).read_bytes()
-            text = (gzip.decompress(data) if str(source).endswith(".gz") else data).decode()
-        except (OSError, EOFError, UnicodeDecodeError) as error:
-            raise GroundTruthError(
-                f"ground truth {str(source)!r}: cannot be read ({error}); give a CSV file or {', '.join(PACKAGED)}"
-            ) from error
-    reader = csv.DictReader(text.splitlines())
-    columns = reader.fieldnames or []
-    if not any(name in columns for name in ARCHITECTURE_COLUMNS) or column not in columns:
-        raise GroundTruthError(
-            f"{source}: columns {', '.join(columns)}; needs {column!r} and one of {', '.join(ARCHITECTURE_COLUMNS)}"
-        )
-    return list(reader)
+        return self._accuracy[key]
+
+    def sample(self, seed: int | np.random.Generator) -> Any:
+        """A uniformly random class of the table, by its representative."""
+        return self._architectures[int(np.random.default_rng(seed).integers(len(self._architectures)))]
+
+    def neighbours(self, architecture: Any) -> Iterator[Any]:
+        """The architectures that differ in one choice and whose classes are in the table."""
+        return (other for other in self.space.neighbours(architecture) if other in self)
+
+    def describe(self) -> str:
+        """What it is restricted to, for reports."""
+        return f"restricted to the {len(self):,} tabulated classes of {self.space.name}"

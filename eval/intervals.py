@@ -42,7 +42,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference(Interval):
-    """An interval of a difference, and the two-sided bootstrap p-value of there being none (`holm` corrects several)."""
+    """An interval of a difference, and the two-sided bootstrap p-value of there being none (see `holm`)."""
 
     p: float = math.nan
 

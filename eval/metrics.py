@@ -11,7 +11,13 @@ from eval.intervals import (
     paired_difference,
     ranking_table,
 )
-from eval.noise import disattenuated_spearman, reliability, split_half_kendall, split_half_spearman
+from eval.noise import (
+    disattenuated_spearman,
+    reliability,
+    split_half_kendall,
+    split_half_kendall_top10,
+    split_half_spearman,
+)
 from eval.resampling import Floats
 from eval.statistics import (
     RANKING_STATISTICS,
@@ -67,6 +73,7 @@ __all__ = [
     "spearman",
     "spearman_top_half",
     "split_half_kendall",
+    "split_half_kendall_top10",
     "split_half_spearman",
     "top_fraction",
 ]

@@ -17,7 +17,7 @@ from scipy import stats
 
 from eval.intervals import packed_runs
 from eval.resampling import Floats
-from eval.statistics import kendall, positive, spearman
+from eval.statistics import kendall, kendall_top10, positive, spearman
 
 
 def reliability(runs: ArrayLike, ranks: bool = False) -> float:
@@ -45,6 +45,11 @@ def split_half_kendall(runs: ArrayLike, splits: int = 100, seed: int = 0) -> flo
 def split_half_spearman(runs: ArrayLike, splits: int = 100, seed: int = 0) -> float:
     """The same in Spearman's rank correlation."""
     return _split_half(spearman, runs, splits, seed)
+
+
+def split_half_kendall_top10(runs: ArrayLike, splits: int = 100, seed: int = 0) -> float:
+    """The same within the top 10 percent of one half: what another training of the same length would reach there."""
+    return _split_half(kendall_top10, runs, splits, seed)
 
 
 def disattenuated_spearman(scores: ArrayLike, truth: ArrayLike, runs: ArrayLike) -> float:

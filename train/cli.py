@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -66,9 +67,11 @@ class TargetConfig:
 def target(config: Annotated[TargetConfig, tyro.conf.arg(name="")], out: Path = Path("runs/target.csv")) -> None:
     """Train architectures from scratch under a fixed, hashed protocol; run again to continue.
 
+    The same command may run in several processes at once: they divide the work.
+
     Args:
         config: which and how.
-        out: CSV file, one row a run; its protocol is written beside it as JSON.
+        out: CSV file, one row a run; the database that it comes from lies beside it as .sqlite, its protocol as .json.
     """
     from rich.progress import track
 
@@ -79,7 +82,8 @@ def target(config: Annotated[TargetConfig, tyro.conf.arg(name="")], out: Path = 
         return config.held_out is None or space.held_out(architecture, config.held_out, config.held_out_seed)
 
     architectures = sample_classes(space, config.count, config.seed, accept)
-    table = TargetTable(out, space, splits, config.data, config.protocol)
+    command = shlex.join(["ghn-train", *sys.argv[1:]])
+    table = TargetTable(out, space, splits, config.data, config.protocol, command)
     rows = table.run(architectures, range(config.seeds))
     left = config.count * config.seeds - len(table.rows())
     for _ in track(rows, total=max(left, 0), description="training from scratch", console=console):

@@ -1,9 +1,13 @@
-"""A table of architectures trained from scratch: resumable, one row a run, one protocol a file."""
+"""A table of architectures trained from scratch: resumable, one row a run, one protocol a file.
+
+The runs are kept in an SQLite file; a CSV of them, with a JSON card that names the protocol, is what people read.
+"""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import itertools
 import json
 import time
@@ -15,6 +19,8 @@ import numpy as np
 
 from architectures.spaces import SearchSpace, settings
 from train.data import DataConfig, Splits
+from train.metrics import write_whole
+from train.run_store import Row, RunStore, other_protocol
 from train.target import Protocol, Trainer
 
 COLUMNS = ("architecture", "class", "seed", "test_accuracy", "test_loss", "train_loss", "seconds")
@@ -49,25 +55,33 @@ def sample_classes(
     return list(seen.values())
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One finished run."""
-
-    architecture: str
-    key: str  # isomorphism class
-    seed: int
-    test_accuracy: float  # share of 1
-    test_loss: float  # nats
-    train_loss: float  # nats, mean of the last epoch
-    seconds: float
-
-
 class TargetTable:
-    """A CSV of finished runs beside a JSON file that says under which protocol they were made."""
+    """Finished runs of one protocol: a database, and the CSV and the card that are exported from it."""
 
     def __init__(
-        self, path: Path, space: SearchSpace[Any], splits: Splits, data: DataConfig, protocol: Protocol
+        self,
+        path: Path,
+        space: SearchSpace[Any],
+        splits: Splits,
+        data: DataConfig,
+        protocol: Protocol,
+        command: str | None = None,
     ) -> None:
+        """Opens the table, or makes it; a CSV and card without a database (of an earlier version) are taken over.
+
+        Args:
+            path: of the CSV; the database and the card lie beside it, as .sqlite and .json.
+            space: of the architectures.
+            splits: the data.
+            data: what they were loaded by.
+            protocol: how architectures are trained.
+            command: that adds to the table, for its card.
+
+        Raises:
+            ValueError: the table is of another protocol, or the path does not end in .csv.
+        """
+        if path.suffix != ".csv":
+            raise ValueError(f"{path}: names the CSV, beside which the database will lie; let it end in .csv")
         self._path, self._space, self._splits, self._protocol = path, space, splits, protocol
         self.protocol_hash = protocol.hash(space, data, dict(splits.provenance))
         card = {
@@ -77,47 +91,66 @@ class TargetTable:
             "data": dataclasses.asdict(data),
             "provenance": dict(splits.provenance),
         }
-        card_path = path.with_suffix(".json")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if card_path.exists():
-            recorded = json.loads(card_path.read_text())["protocol_hash"]
-            if recorded != self.protocol_hash:
-                raise ValueError(
-                    f"{path}: made under protocol {recorded}, this run's is {self.protocol_hash}; "
-                    "protocols are never mixed in one table, choose another --out"
-                )
-        else:
-            card_path.write_text(json.dumps(card, indent=2, default=str) + "\n")
-        if not path.exists():
-            path.write_text(",".join(COLUMNS) + "\n")
-        text = path.read_text()
-        if not text.endswith("\n"):  # a row that a kill cut short: it is trained again
-            path.write_text(text[: text.rfind("\n") + 1])
+        self._store = RunStore(path.with_suffix(".sqlite"))
+        earlier = [] if self._store.path.exists() else self._earlier_rows()
+        self._store.create(self.protocol_hash, card)
+        for row in earlier:
+            self._store.add(self.protocol_hash, row)
+        if command is not None:
+            self._store.add_command(command)
+        self.export()
 
     def rows(self) -> list[Row]:
         """All finished runs."""
-        with self._path.open(newline="") as file:
-            return [
-                Row(row["architecture"], row["class"], int(row["seed"]), *(float(row[name]) for name in COLUMNS[3:]))
-                for row in csv.DictReader(file)
-            ]
+        return self._store.rows()
 
     def run(self, architectures: Sequence[Any], seeds: Sequence[int]) -> Iterator[Row]:
-        """Trains every architecture that has no row yet for a seed, seed by seed, and yields each row once written."""
-        done = {(row.architecture, row.seed) for row in self.rows()}
+        """Trains every architecture that has no row yet for a seed, seed by seed, and yields each row once stored.
+
+        Runs that another process has begun come last, and only if they are still missing then. The CSV is written
+        anew at the end, and when the iteration is stopped.
+        """
         trainer = Trainer(self._space, self._splits, self._protocol)
-        for seed, architecture in itertools.product(seeds, architectures):
-            text = self._space.to_string(architecture)
-            if (text, seed) in done:
-                continue
-            start = time.perf_counter()
-            outcome = trainer(architecture, [seed])
-            row = Row(
-                text,
-                self._space.canonical(architecture),
-                seed,
-                *[*(round(float(values[0]), 5) for values in outcome), round(time.perf_counter() - start, 2)],
-            )
-            with self._path.open("a", newline="") as file:
-                csv.writer(file).writerow(dataclasses.astuple(row))
+        jobs = [(seed, self._space.canonical(a), a) for seed, a in itertools.product(seeds, architectures)]
+        try:
+            for seed, key, architecture in jobs:
+                if self._store.claim(self.protocol_hash, key, seed):
+                    yield from self._train(trainer, architecture, key, seed)
+            for seed, key, architecture in jobs:
+                if not self._store.has(self.protocol_hash, key, seed):
+                    yield from self._train(trainer, architecture, key, seed)
+        finally:
+            self.export()
+
+    def export(self) -> None:
+        """Writes the CSV and the card from the database."""
+        text = io.StringIO(newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows(dataclasses.astuple(row) for row in self.rows())
+        write_whole(self._path, text.getvalue())
+        write_whole(self._path.with_suffix(".json"), json.dumps(self._store.card(), indent=2, default=str) + "\n")
+
+    def _train(self, trainer: Trainer, architecture: Any, key: str, seed: int) -> Iterator[Row]:
+        start = time.perf_counter()
+        outcome = trainer(architecture, [seed])
+        results = [*(round(float(values[0]), 5) for values in outcome), round(time.perf_counter() - start, 2)]
+        row = Row(self._space.to_string(architecture), key, seed, *results)
+        if self._store.add(self.protocol_hash, row):
             yield row
+
+    def _earlier_rows(self) -> list[Row]:
+        """Rows of a CSV whose card says that it is of this protocol; a last line that a kill cut short is left out."""
+        card = self._path.with_suffix(".json")
+        if not self._path.exists():
+            return []
+        if not card.exists():
+            raise ValueError(f"{self._path}: exists, but no {card.name} says what it holds; choose another --out")
+        recorded = json.loads(card.read_text())["protocol_hash"]
+        if recorded != self.protocol_hash:
+            raise ValueError(other_protocol(self._path, recorded, self.protocol_hash))
+        text = self._path.read_text()
+        return [
+            Row(row["architecture"], row["class"], int(row["seed"]), *(float(row[name]) for name in COLUMNS[3:]))
+            for row in csv.DictReader(text[: text.rfind("\n") + 1].splitlines())
+        ]

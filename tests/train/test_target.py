@@ -1,6 +1,9 @@
 """Ground truth: one program for all architectures and seeds, reproducible, in tables that never mix protocols."""
 
 import csv
+import dataclasses
+import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import pytest
 from architectures.spaces import Cell, NASBench201
 from train import target_table
 from train.data import AugmentConfig, DataConfig, Splits, load
+from train.run_store import Row, RunStore, RunStoreError
 from train.target import Outcome, Protocol, Trainer
 from train.target_table import TargetTable, sample_classes
 
@@ -155,24 +159,106 @@ def test_a_table_of_another_protocol_is_refused(tmp_path: Path, splits: Splits, 
     before = make_table(path, splits, data)
     content = path.read_text(), path.with_suffix(".json").read_text()
     other = Protocol(epochs=3)
-    with pytest.raises(ValueError, match=rf"{path}: made under protocol {before.protocol_hash}.*another --out"):
+    with pytest.raises(ValueError, match=rf"truth.sqlite: made under protocol {before.protocol_hash}.*another --out"):
         make_table(path, splits, data, other)
     assert (path.read_text(), path.with_suffix(".json").read_text()) == content
+    path.with_suffix(".sqlite").unlink()  # as written by an earlier version
+    with pytest.raises(ValueError, match=rf"truth.csv: made under protocol {before.protocol_hash}.*another --out"):
+        make_table(path, splits, data, other)
 
 
-@pytest.mark.parametrize("kept", [0.3, 0.9])
-def test_a_row_that_a_kill_cut_short_is_made_again(
-    tmp_path: Path, splits: Splits, data: DataConfig, calls: list[Any], kept: float
+def test_a_table_of_an_earlier_version_is_taken_over(
+    tmp_path: Path, splits: Splits, data: DataConfig, calls: list[Any]
 ) -> None:
     path = tmp_path / "truth.csv"
     whole = list(make_table(path, splits, data).run(CELLS, [0]))
+    path.with_suffix(".sqlite").unlink()
     text = path.read_text()
-    start = text.rstrip().rindex("\n") + 1
-    path.write_text(text[: start + int(kept * (len(text) - start))])
+    path.write_text(text[: text.rstrip().rindex(",")])  # a kill cut the last row short
     table = make_table(path, splits, data)
+    assert table.rows() == whole[:1]
     assert [row.architecture for row in table.run(CELLS, [0])] == [whole[1].architecture]
-    assert [row.architecture for row in table.rows()] == [row.architecture for row in whole]
-    assert [row.test_loss for row in table.rows()] == [row.test_loss for row in whole]
+    assert len(calls) == 3
+
+
+def test_a_file_that_is_no_table_is_not_overwritten(tmp_path: Path, splits: Splits, data: DataConfig) -> None:
+    path = tmp_path / "truth.csv"
+    path.write_text("mine\n")
+    with pytest.raises(ValueError, match=r"truth.csv: exists, but no truth.json"):
+        make_table(path, splits, data)
+    assert path.read_text() == "mine\n"
+    path.with_suffix(".sqlite").write_text("no database, and long enough to be looked at as one" * 30)
+    with pytest.raises(ValueError, match=r"truth.sqlite: file is not a database"):
+        make_table(path, splits, data)
+
+
+def test_the_card_tells_command_hours_classes_and_seeds(
+    tmp_path: Path, splits: Splits, data: DataConfig, calls: list[Any]
+) -> None:
+    path = tmp_path / "truth.csv"
+    for command in ("ghn-train target --seeds 1", "ghn-train target --seeds 2", "ghn-train target --seeds 2"):
+        table = TargetTable(path, SPACE, splits, data, PROTOCOL, command)
+    rows = list(table.run(CELLS, [0, 1]))
+    card = json.loads(path.with_suffix(".json").read_text())
+    assert card["command"] == "ghn-train target --seeds 1; ghn-train target --seeds 2"
+    assert card["classes"] == 2 and card["seeds"] == [0, 1]
+    assert card["hours"] == pytest.approx(sum(row.seconds for row in rows) / 3600, abs=0.01)
+    assert card["protocol_hash"] == table.protocol_hash and card["space"]["name"] == SPACE.name
+
+
+def test_processes_that_share_a_table_divide_the_work(
+    tmp_path: Path, splits: Splits, data: DataConfig, calls: list[Any]
+) -> None:
+    path = tmp_path / "truth.csv"
+    one, other = make_table(path, splits, data).run(CELLS, [0, 1]), make_table(path, splits, data).run(CELLS, [0, 1])
+    seen = [next(one), next(other), next(other), next(one)]
+    assert len({(row.key, row.seed) for row in seen}) == 4
+    assert list(one) == [] and list(other) == []
+    assert len(calls) == 4 and len(make_table(path, splits, data).rows()) == 4
+
+
+def test_a_run_that_a_killed_process_claimed_is_made_in_the_end(
+    tmp_path: Path, splits: Splits, data: DataConfig, calls: list[Any]
+) -> None:
+    path = tmp_path / "truth.csv"
+    table = make_table(path, splits, data)
+    assert RunStore(path.with_suffix(".sqlite")).claim(table.protocol_hash, SPACE.canonical(CELLS[0]), 0)
+    assert [row.key for row in table.run(CELLS, [0])] == [SPACE.canonical(cell) for cell in CELLS[::-1]]
+
+
+# ----------------------------------------------------------------------------------------------- the database
+
+ROW = Row("cell", "class", 0, 0.5, 1.0, 0.25, 2.0)
+
+
+def _add_many(path: Path, first: int) -> None:
+    for seed in range(first, first + 40, 2):
+        RunStore(path).add("p", dataclasses.replace(ROW, seed=seed))
+
+
+def test_a_run_is_stored_once_and_nan_comes_back(tmp_path: Path) -> None:
+    store = RunStore(tmp_path / "runs.sqlite")
+    store.create("p", {})
+    assert store.add("p", ROW) and not store.add("p", dataclasses.replace(ROW, test_accuracy=0.9))
+    assert store.rows() == [ROW]
+    store.add("p", dataclasses.replace(ROW, seed=1, train_loss=float("nan")))
+    assert np.isnan(store.rows()[1].train_loss)
+    assert store.has("p", "class", 1) and not store.has("p", "class", 2) and not store.has("q", "class", 1)
+    assert not store.claim("p", "class", 1)  # it is finished
+
+
+def test_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "runs.sqlite"
+    RunStore(path).create("p", {})
+    with ThreadPoolExecutor(2) as pool:  # a connection each, as two processes have
+        for future in [pool.submit(_add_many, path, first) for first in (0, 1)]:
+            future.result()
+    assert sorted(row.seed for row in RunStore(path).rows()) == list(range(40))
+
+
+def test_a_missing_database_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunStoreError, match=r"nowhere.sqlite: no such file"):
+        RunStore(tmp_path / "nowhere.sqlite").card()
 
 
 # --------------------------------------------------------------------------------------------------- classes
