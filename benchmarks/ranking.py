@@ -37,7 +37,7 @@ from eval.ranking import (
     timed_scores,
 )
 from eval.report import ranking_json, ranking_notes, ranking_rows
-from eval.scoring import Scorer
+from eval.scoring import ScoreConfig, Scorer
 from ghn import GHNConfig, Hypernetwork
 from train.config import SpaceConfig, TrainConfig
 from train.data import AugmentConfig, DataConfig, Splits, load
@@ -139,14 +139,15 @@ def part(
 
 def _wrong_graph(hypernetwork: Hypernetwork, splits: Splits, truth: GroundTruth, options: Options) -> Interval:
     """How much higher the training loss is with weights that were generated from another architecture's graph."""
-    scorer, architectures = Scorer(hypernetwork, splits.train, splits.score, options.images), truth.architectures
+    scorer = Scorer(hypernetwork, splits.train, splits.score, ScoreConfig(options.images))
+    architectures = truth.architectures
     shifted = [*architectures[1:], architectures[0]]
     gap = scorer(architectures, graphs_of=shifted).train_loss - scorer(architectures).train_loss
     return bootstrap(lambda gap, _: gap.mean(-1), gap, truth.accuracy, truth.classes, options.resamples)
 
 
 def _scored(hypernetwork: Hypernetwork, splits: Splits, truth: GroundTruth, images: int) -> dict[str, Method]:
-    scorer = Scorer(hypernetwork, splits.train, splits.score, images)
+    scorer = Scorer(hypernetwork, splits.train, splits.score, ScoreConfig(images))
     return generated_methods(*timed_scores(scorer, truth.architectures))
 
 

@@ -60,10 +60,14 @@ def demo(config: DemoConfig, out: Path, console: Console) -> Path:
     if config.ground_truth is not None:
         console.rule("3. hold the ranking against ground truth")
         rank_config = RankConfig(
-            supernet=str(out / "supernet"), ground_truth=config.ground_truth, resamples=config.resamples
+            checkpoint=str(out / "ghn"),
+            supernet=str(out / "supernet"),
+            ground_truth=config.ground_truth,
+            resamples=config.resamples,
         )
-        ranking = rank_against(rank_config, hypernetwork, splits, scorer)
-        write_ranking(ranking, out, console)
+        outcome = rank_against(rank_config, hypernetwork, splits, scorer)
+        write_ranking(rank_config, hypernetwork, outcome, out, console)
+        ranking = outcome.ranking
 
     console.rule("4. train the best, random and the worst from scratch")
     finals = _train_finalists(config, splits, [candidates[row] for row in order], space, console)

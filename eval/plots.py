@@ -12,9 +12,10 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
+from eval.html_report import read_saved
 from eval.metrics import Interval
+from eval.ranking import PRIMARY
 
 COLOURS = ("#1f5fa8", "#d1702a", "#8a8a8a")
 
@@ -28,31 +29,19 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     return paths
 
 
-def scatter(
-    scores: NDArray[np.float64],
-    accuracy: NDArray[np.float64],
-    interval: Interval,
-    xlabel: str,
-    stem: Path,
-    error: NDArray[np.float64] | None = None,
-) -> list[Path]:
-    """Accuracy from scratch [A] against score [A]; `error` is the standard error of each accuracy."""
+def scatter(folder: Path) -> list[Path]:
+    """Accuracy from scratch against the primary score, with standard errors, from the files of a finished ranking."""
+    saved = read_saved(folder)
     figure, axes = plt.subplots(figsize=(6, 4.2))
-    axes.errorbar(
-        scores,
-        100 * accuracy,
-        None if error is None else 100 * error,
-        fmt="o",
-        ms=4,
-        lw=0.6,
-        alpha=0.6,
-        color=COLOURS[0],
-    )
-    axes.set_xlabel(xlabel)
+    error = None if np.isnan(saved.error).all() else 100 * saved.error
+    scores, accuracy = saved.scores[PRIMARY], 100 * saved.accuracy
+    axes.errorbar(scores, accuracy, error, fmt="o", ms=4, lw=0.6, alpha=0.6, color=COLOURS[0])
+    axes.set_xlabel("minus training loss with generated weights, nats")
     axes.set_ylabel("accuracy trained from scratch, %")
-    axes.set_title(f"{len(scores)} unseen architectures, Spearman {interval}", fontsize=10)
+    spearman = Interval(*(float(end) for end in saved.values["methods"][PRIMARY]["spearman"]))
+    axes.set_title(f"{len(saved.accuracy)} architectures, Spearman {spearman}", fontsize=10)
     axes.grid(alpha=0.25)
-    return save(figure, stem)
+    return save(figure, folder / "scatter")
 
 
 def training_curve(metrics: Path, stem: Path) -> list[Path]:

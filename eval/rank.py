@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,46 +12,69 @@ from rich.console import Console
 
 import ghn
 from architectures.spaces import CellSpace, SearchSpace
-from eval.ground_truth import read_ground_truth
+from eval.checks import SMALL, Check, judge, spoilt_scores
+from eval.ground_truth import GroundTruth, read_ground_truth
+from eval.html_report import write_html
 from eval.plots import scatter
-from eval.ranking import COMBINED, PRIMARY, Ranking, combine, compare, free_methods, generated_methods, timed_scores
-from eval.report import (
-    markdown_table,
-    ranking_json,
-    ranking_notes,
-    ranking_rows,
-    rich_table,
-    write_candidates,
-    write_json,
+from eval.ranking import (
+    COMBINED,
+    PRIMARY,
+    Method,
+    Ranking,
+    Vector,
+    combine,
+    compare,
+    free_methods,
+    generated_methods,
+    timed_scores,
 )
-from eval.scoring import Scorer
+from eval.report import rich_table, write_candidates, write_ranking_files
+from eval.scoring import ScoreConfig, Scorer, ensemble
+from eval.tabular import DEFAULT_COLUMN
 from ghn import Hypernetwork
+from ghn.checkpoint import load as load_checkpoint
 from train.data import DataConfig, DataError, Splits, load
 from train.target_table import sample_classes
+
+AFFORDABLE = 600.0  # seconds that checks may take unless they are asked for
 
 
 @dataclasses.dataclass(frozen=True)
 class RankConfig:
-    """What to rank, and against what."""
+    """What to rank, how, and against what."""
 
     checkpoint: str = "demo"  # run folder, .safetensors file, or name of a packaged checkpoint
+    ensemble: tuple[str, ...] = ()  # hypernetworks of other seeds, for a row of the mean over all
+    points: tuple[int, ...] = ()  # earlier steps of the checkpoint's run folder, for a row each
+    fidelities: tuple[int, ...] = ()  # steps of fine-tuning from generated weights, for a row each
     supernet: str | None = None  # one trained with delta frozen at 0, for its row in the table
+    small: str | None = None  # a hypernetwork that is too small, for its row among the checks
+    checks: bool | None = None  # whether the architecture is read at all; None: where that takes less than ten minutes
+    score: ScoreConfig = ScoreConfig()  # how to score
     data: DataConfig = DataConfig()  # has to be the data that the checkpoint was trained on
     candidates: str = "500"  # a number of unseen classes to sample, a file of strings (one a line), or "all"
-    ground_truth: str | None = None  # CSV file, or "embedded" for the table in the package
-    column: str = "test_accuracy"  # accuracy column of the ground truth
+    ground_truth: str | None = None  # CSV, JSON or SQLite file, or "embedded" for the table in the package
+    column: str = DEFAULT_COLUMN  # accuracy column of the ground truth
     seen: bool = False  # also rank classes that the hypernetwork was trained on
-    images: int = 1000  # images of each split that a score uses
     resamples: int = 2000  # of the bootstrap
     seed: int = 0  # of sampling, of the random row, of the bootstrap
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Outcome:
+    """A comparison with ground truth, and whether the hypernetwork reads architectures."""
+
+    ranking: Ranking
+    checks: dict[str, Check]
+    notes: list[str]  # what could not be done
+
+
 def rank(config: RankConfig, out: Path, console: Console) -> Ranking | None:
-    """Writes candidates.csv and, with ground truth, ranking.json, ranking.md and the scatter plot into `out`."""
+    """Writes candidates.csv and, with ground truth, the ranking in all its forms (`write_ranking`) into `out`."""
     hypernetwork = ghn.load(config.checkpoint)
     splits = load_matching(hypernetwork, config.data)
     out.mkdir(parents=True, exist_ok=True)
-    scorer = Scorer(hypernetwork, splits.train, splits.score, config.images)
+    scorer = Scorer(hypernetwork, splits.train, splits.score, config.score)
     architectures = select_candidates(config, hypernetwork)
     console.print(f"{hypernetwork.space.describe()}; scoring {len(architectures)} architectures")
     scores, seconds = timed_scores(scorer, architectures)
@@ -62,16 +86,63 @@ def rank(config: RankConfig, out: Path, console: Console) -> Ranking | None:
     )
     if config.ground_truth is None:
         return None
-    ranking = rank_against(config, hypernetwork, splits, scorer)
-    write_ranking(ranking, out, console)
-    return ranking
+    outcome = rank_against(config, hypernetwork, splits, scorer)
+    write_ranking(config, hypernetwork, outcome, out, console)
+    return outcome.ranking
 
 
-def rank_against(config: RankConfig, hypernetwork: Hypernetwork, splits: Splits, scorer: Scorer) -> Ranking:
+def rank_against(config: RankConfig, hypernetwork: Hypernetwork, splits: Splits, scorer: Scorer) -> Outcome:
     """The comparison with ground truth, every row included."""
+    truth = _truth(config, hypernetwork)
+    own, seconds = timed_scores(scorer, truth.architectures)
+    training = training_seconds(config.checkpoint)
+    methods = generated_methods(own, seconds, training)
+    methods |= free_methods(hypernetwork.space, truth.architectures, splits.train.images, config.seed)
+    methods = {COMBINED: combine(methods), **methods}
+    members: dict[str, list[Vector]] = {}
+
+    def others(source: str, score: ScoreConfig = config.score, step: int | None = None) -> tuple[Any, float]:
+        loaded = _fitting(source, hypernetwork.space, step)
+        return timed_scores(Scorer(loaded, splits.train, splits.score, score), truth.architectures)
+
+    for step in config.points:
+        scores, own_seconds = others(config.checkpoint, step=step)
+        share = training * step / max(hypernetwork.step, 1)
+        methods[f"{PRIMARY}, step {step}"] = Method(-scores.train_loss, own_seconds, share)
+    for steps in config.fidelities:
+        scores, own_seconds = others(config.checkpoint, dataclasses.replace(config.score, steps=steps))
+        tuned = generated_methods(scores, own_seconds, training)
+        methods |= {f"{name}, {steps} steps on": tuned[name] for name in list(tuned)[:2]}
+    if config.ensemble:
+        each = [(own, seconds), *(others(source) for source in config.ensemble)]
+        total = training + sum(training_seconds(source) for source in config.ensemble)
+        name = f"{PRIMARY}, mean of {len(each)} seeds"
+        mean = ensemble([scores for scores, _ in each])
+        methods[name] = Method(-mean.train_loss, sum(one for _, one in each), total)
+        members[name] = [-scores.train_loss for scores, _ in each]
+    if config.supernet is not None:
+        if _fitting(config.supernet, hypernetwork.space).config.delta:
+            raise ValueError(
+                f"supernet {config.supernet!r}: its delta is not frozen at 0; train it with --ghn.no-delta"
+            )
+        supernet = generated_methods(*others(config.supernet), training_seconds(config.supernet))
+        methods |= {name.replace("generated weights", "delta = 0"): method for name, method in supernet.items()}
+    ranking = compare(truth, methods, config.resamples, config.seed, members)
+
+    cost, losses, notes = 3 * seconds * len(truth.architectures), {}, []
+    if config.checks or (config.checks is None and cost <= AFFORDABLE):
+        losses = spoilt_scores(scorer, hypernetwork, truth.architectures, config.seed)
+    elif config.checks is None:
+        notes.append(f"Checks were left out: some {cost:.0f} s; ask for them with --checks True.")
+    if config.small is not None:
+        losses[SMALL] = others(config.small)[0].train_loss
+    checks = judge(losses, methods[PRIMARY], truth.accuracy, truth.classes, config.resamples, config.seed)
+    return Outcome(ranking, checks, notes)
+
+
+def _truth(config: RankConfig, hypernetwork: Hypernetwork) -> GroundTruth:
     assert config.ground_truth is not None
-    space = hypernetwork.space
-    truth = read_ground_truth(config.ground_truth, space, config.column)
+    truth = read_ground_truth(config.ground_truth, hypernetwork.space, config.column)
     if not config.seen:
         truth = truth.select(hypernetwork.unseen)
     if len(truth.architectures) < 10:
@@ -79,41 +150,48 @@ def rank_against(config: RankConfig, hypernetwork: Hypernetwork, splits: Splits,
             f"ground truth {config.ground_truth!r}: only {len(truth.architectures)} classes were kept out of training; "
             "hold out a larger share, or rank seen classes too with --seen"
         )
-    methods = generated_methods(*timed_scores(scorer, truth.architectures))
-    methods |= free_methods(space, truth.architectures, splits.train.images, config.seed)
-    methods = {COMBINED: combine(methods), **methods}
-    if config.supernet is not None:
-        supernet = ghn.load(config.supernet)
-        if supernet.config.delta or supernet.space != space:
-            raise ValueError(
-                f"supernet {config.supernet!r}: needs delta frozen at 0 and the same space ({space.describe()})"
-            )
-        scores, seconds = timed_scores(Scorer(supernet, splits.train, splits.score, config.images), truth.architectures)
-        for name, method in generated_methods(scores, seconds).items():
-            methods[name.replace("generated weights", "delta = 0")] = method
-    return compare(truth, methods, config.resamples, config.seed)
+    return truth
 
 
-def write_ranking(ranking: Ranking, out: Path, console: Console) -> None:
-    """ranking.json, ranking.md, scatter.png and scatter.svg, and the table on the terminal."""
-    rows, notes = ranking_rows(ranking), ranking_notes(ranking)
-    write_json(out / "ranking.json", ranking_json(ranking))
-    (out / "ranking.md").write_text(markdown_table(rows) + "\n\n" + "\n".join(f"- {note}" for note in notes) + "\n")
-    runs = ranking.truth.runs
-    error = runs.std(1, ddof=1) / np.sqrt(runs.shape[1]) if runs.shape[1] > 1 else None
-    scores, spearman = ranking.methods[PRIMARY].scores, ranking.table[PRIMARY]["spearman"]
-    scatter(
-        scores,
-        ranking.truth.accuracy,
-        spearman,
-        "minus training loss with generated weights, nats",
-        out / "scatter",
-        error,
-    )
+def _fitting(source: str, space: SearchSpace[Any], step: int | None = None) -> Hypernetwork:
+    """A hypernetwork of this very space."""
+    loaded = load_checkpoint(source, step=step)
+    if loaded.space != space:
+        raise ValueError(f"checkpoint {source!r}: made for {loaded.space.describe()}, not for {space.describe()}")
+    return loaded
+
+
+def training_seconds(source: str) -> float:
+    """Wall time of the training of a run folder, from its metrics; nan for other checkpoints. Breaks are not counted:
+    the median time between two lines stands for each."""
+    metrics = Path(source) / "metrics.jsonl"
+    if not metrics.is_file():
+        return float("nan")
+    times = [json.loads(line)["time"] for line in metrics.read_text().splitlines()]
+    return float(np.median(np.diff(times)) * len(times)) if len(times) > 1 else float("nan")
+
+
+def write_ranking(
+    config: RankConfig, hypernetwork: Hypernetwork, outcome: Outcome, out: Path, console: Console
+) -> None:
+    """ranking.json, scores.csv and ranking.md; from these report.html and the scatter plot; a table on the terminal."""
+    about = {
+        "space": hypernetwork.space.describe(),
+        "checkpoint": config.checkpoint,
+        "steps": hypernetwork.step,
+        "parameters": hypernetwork.parameter_count,
+        "ground_truth": str(config.ground_truth),
+        "images": config.score.images,
+        "resamples": config.resamples,
+        "seed": config.seed,
+    }
+    rows, notes = write_ranking_files(outcome.ranking, outcome.checks, outcome.notes, about, hypernetwork.space, out)
+    scatter(out)
+    write_html(out)
     console.print(rich_table(rows, "ranking against ground truth"))
     for note in notes:
         console.print(note, highlight=False)
-    console.print(f"written to {out}")
+    console.print(f"written to {out}; read {out / 'report.html'}")
 
 
 def select_candidates(config: RankConfig, hypernetwork: Hypernetwork) -> list[Any]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.table import Table
 
 from architectures.spaces import SearchSpace
+from eval.checks import Check
 from eval.metrics import Interval
 from eval.ranking import Ranking
 from eval.scoring import Scores
@@ -22,8 +24,10 @@ SHOWN = {
     "kendall_top10": "Kendall, top 10%",
     "precision_at_10": "precision at 10",
     "precision_at_10_percent": "precision at 10%",
+    "best_rank_in_10": "best rank in 10",
     "regret": "regret at 10, %",
     "choose_1_of_100": "choose 1 of 100, %",
+    "relative_improvement": "over random, %",
 }
 PERCENT = ("regret", "choose_1_of_100")
 
@@ -37,10 +41,13 @@ def _cell(statistic: str, interval: Interval) -> str:
 
 def ranking_rows(ranking: Ranking) -> list[list[str]]:
     """Header and one row a method."""
-    rows = [["method", *SHOWN.values(), "s / architecture"]]
+    failed = bool(ranking.failures)  # the column is there when any method has some
+    rows = [["method", *SHOWN.values(), "s / architecture", *(["failures"] if failed else [])]]
     for name, statistics in ranking.table.items():
         cells = [_cell(key, statistics[key]) for key in SHOWN]
         rows.append([name, *cells, f"{ranking.methods[name].seconds:.4f}"])
+        if failed:
+            rows[-1].append(str(ranking.failures.get(name, 0)))
     return rows
 
 
@@ -61,47 +68,124 @@ def rich_table(rows: Sequence[Sequence[str]], title: str) -> Table:
 
 
 def ranking_notes(ranking: Ranking) -> list[str]:
-    """What has to be said beside the table: sizes, noise, paired differences, partial correlations."""
+    """What has to be said beside the table: sizes, failures, noise, paired differences, partial correlations."""
     truth = ranking.truth
+    seeds = (~np.isnan(truth.runs)).sum(axis=1)
+    count = str(seeds.min()) if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
     notes = [
-        f"{len(truth.architectures)} connected isomorphism classes, {truth.runs.shape[1]} seed(s) of ground truth "
-        "each; 95% percentile bootstrap over classes. Left out: "
-        + (", ".join(f"{count} {reason}" for reason, count in truth.left_out.items() if count) or "nothing")
+        f"{len(truth.architectures)} connected isomorphism classes, {count} seed(s) of ground truth each, and every "
+        "statistic is restricted to them; 95% percentile bootstrap over classes. Left out: "
+        + (", ".join(f"{number} {reason}" for reason, number in truth.left_out.items() if number) or "nothing")
         + ".",
         f"Choosing 1 of 100: a perfect ranking reaches {100 * ranking.oracle:.2f}%, "
         f"a random one {100 * ranking.mean:.2f}%.",
     ]
-    if truth.runs.shape[1] > 1:
+    notes += [
+        f"{name}: {number} of {len(truth.architectures)} scores are not finite; they rank last."
+        for name, number in ranking.failures.items()
+    ]
+    if noise := ranking.noise:
         notes.append(
-            f"Ground truth: reliability of its mean {ranking.reliability:.2f} (Spearman-Brown, Pearson between seeds); "
-            f"Kendall between disjoint halves of its seeds {ranking.ceiling:.2f} (noise ceiling)."
+            f"Ground truth: reliability of its mean {noise['reliability']:.2f} (Spearman-Brown, Pearson between seeds; "
+            f"{noise['reliability_ranks']:.2f} by ranks). Noise ceiling, between disjoint halves of its seeds: Kendall "
+            f"{noise['kendall']:.2f}, Spearman {noise['spearman']:.2f}, Kendall in the top 10% "
+            f"{noise['kendall_top10']:.2f}."
         )
+    notes += [
+        f"Spearman corrected for the noise of the ground truth, {name}: {value}."
+        for name, value in ranking.disattenuated.items()
+    ]
+    notes += [
+        f"Kendall with seeds of the ground truth and of the hypernetwork redrawn too, {name}: {value}."
+        for name, value in ranking.nested.items()
+    ]
     notes += [
         f"Partial Spearman given parameter count and NWOT, {name}: {value}." for name, value in ranking.partial.items()
     ]
-    notes += [f"Paired difference, {name}: {value}." for name, value in ranking.differences.items()]
+    for name, value in ranking.differences.items():
+        holm = f", p = {ranking.adjusted[name]:.3f} after Holm's correction" if name in ranking.adjusted else ""
+        notes.append(f"Paired difference, {name}: {value}{holm}.")
     return notes
 
 
-def ranking_json(ranking: Ranking) -> dict[str, Any]:
+def check_rows(checks: Mapping[str, Check]) -> list[list[str]]:
+    """Header and one row a check: what is left of the ranking when the hypernetwork reads something else."""
+    header = ["what the hypernetwork reads", "Kendall", "right minus this", "rise of the loss, nats"]
+    return [header, *([name, str(c.kendall), str(c.difference), str(c.gap)] for name, c in checks.items())]
+
+
+def ranking_json(ranking: Ranking, checks: Mapping[str, Check] | None = None) -> dict[str, Any]:
     """Everything, as JSON values."""
+    count = len(ranking.truth.architectures)
     return {
-        "n": len(ranking.truth.architectures),
+        "n": count,
         "methods": {
             name: {
                 **{key: interval.as_list() for key, interval in statistics.items()},
                 "seconds_per_candidate": ranking.methods[name].seconds,
+                "training_seconds": ranking.methods[name].training,
+                "amortised_seconds_per_candidate": ranking.methods[name].total_seconds(count),
+                "failures": ranking.failures.get(name, 0),
             }
             for name, statistics in ranking.table.items()
         },
         "partial_spearman": {name: value.as_list() for name, value in ranking.partial.items()},
         "paired_differences": {name: value.as_list() for name, value in ranking.differences.items()},
-        "reliability": ranking.reliability,
-        "noise_ceiling_kendall": ranking.ceiling,
+        "holm_p": ranking.adjusted,
+        "disattenuated_spearman": {name: value.as_list() for name, value in ranking.disattenuated.items()},
+        "nested_kendall": {name: value.as_list() for name, value in ranking.nested.items()},
+        "checks": {
+            name: {key: getattr(check, key).as_list() for key in ("kendall", "difference", "gap")}
+            for name, check in (checks or {}).items()
+        },
+        "reliability": ranking.noise.get("reliability"),
+        "noise_ceiling": {key: ranking.noise.get(key) for key in ("kendall", "spearman", "kendall_top10")},
+        "truth_seconds": ranking.truth.seconds,
         "oracle_choose_1_of_100": ranking.oracle,
         "mean_accuracy": ranking.mean,
         "left_out": ranking.truth.left_out,
     }
+
+
+def write_ranking_files(
+    ranking: Ranking,
+    checks: Mapping[str, Check],
+    notes: Sequence[str],
+    about: Mapping[str, Any],
+    space: SearchSpace[Any],
+    out: Path,
+) -> tuple[list[list[str]], list[str]]:
+    """ranking.json, scores.csv (one row a class, one column a method) and ranking.md.
+
+    Args:
+        ranking: the comparison.
+        checks: whether architectures are read.
+        notes: to be added to the ranking's own.
+        about: what was ranked, for the heads of reports.
+        space: of the architectures.
+        out: folder.
+
+    Returns:
+        The table's rows and all notes.
+    """
+    rows, lines = ranking_rows(ranking), [*ranking_notes(ranking), *notes]
+    values = {"about": dict(about), **ranking_json(ranking, checks), "notes": lines}
+    write_json(out / "ranking.json", values)
+    parts = [markdown_table(rows)]
+    if checks:
+        parts.append(markdown_table(check_rows(checks)))
+    parts.append("\n".join(f"- {line}" for line in lines))
+    (out / "ranking.md").write_text("\n\n".join(parts) + "\n")
+    truth, error = ranking.truth, ranking.truth.error
+    with (out / "scores.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["architecture", "class", "accuracy", "standard_error", *ranking.methods])
+        for row, architecture in enumerate(truth.architectures):
+            own = [truth.accuracy[row], np.nan if error is None else error[row]]
+            scores = [method.scores[row] for method in ranking.methods.values()]
+            numbers = [f"{float(value):.8g}" for value in (*own, *scores)]
+            writer.writerow([space.to_string(architecture), truth.classes[row], *numbers])
+    return rows, lines
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:

@@ -1,105 +1,221 @@
 """Scores of architectures under generated weights: the one-shot evaluator.
 
-Batch normalisation uses the statistics of the images that are scored, as in training; no labels enter them.
+No labels enter batch normalisation: it uses the statistics of the images that are scored, as in training, or those of
+training images, the same for every architecture.
 
-Shape letters: A architectures.
+Shape letters: A architectures, B images, K classes.
 """
 
 from __future__ import annotations
 
+import collections
+import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
 from jax import Array
 from numpy.typing import NDArray
 
+from architectures.layers import Layers
+from architectures.layout import WeightArrays
+from architectures.spaces import SearchSpace
 from ghn.api import Hypernetwork, Parameters
-from ghn.features import stack_inputs
+from ghn.features import GraphInputs, stack_inputs
 from train.data import Dataset, check_images, check_labels
-from train.step import Batch, Definition, evaluate_weights
+from train.finetune import FinetuneConfig, check_batch, finetune
+from train.step import Definition
+from train.target import calibrated_logits
 
 CHUNK = 16  # architectures that one call of the compiled program scores
+IN_FLIGHT = 2  # chunks that are computed while the next one is prepared
+NEWTON_STEPS = 10  # of fitting a temperature
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreConfig:
+    """How an architecture is scored."""
+
+    images: int = 1000  # images of each split, the first ones (all, where there are fewer)
+    draws: int = 1  # of noise, for hypernetworks conditioned on it; losses and accuracies are means over them
+    calibration: int = 0  # training images that batch statistics come from; 0: from the scored images themselves
+    steps: int = 0  # of fine-tuning from the generated weights before scoring; any number is the same program
+    finetune: FinetuneConfig = FinetuneConfig(learning_rate=0.02)  # how
+
+    def __post_init__(self) -> None:
+        for name, least in (("images", 2), ("draws", 1), ("calibration", 0), ("steps", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"ScoreConfig.{name}={getattr(self, name)}: must be at least {least}")
 
 
 class Scores(NamedTuple):
-    """[A] mean cross-entropies in nats and accuracies as shares of 1, with generated weights."""
+    """[A] mean cross-entropies in nats and accuracies as shares of 1, with generated weights.
+
+    The tempered losses are those at the best temperature of each architecture, fitted on one half of the images and
+    taken on the other, both ways.
+    """
 
     train_loss: NDArray[np.float64]
     train_accuracy: NDArray[np.float64]
+    train_tempered: NDArray[np.float64]
     score_loss: NDArray[np.float64]
     score_accuracy: NDArray[np.float64]
+    score_tempered: NDArray[np.float64]
+
+
+class _Images(NamedTuple):
+    """Everything that a score reads besides architectures: pairs of images and labels."""
+
+    train: tuple[Array, Array]
+    score: tuple[Array, Array]
+    finetune: tuple[Array, Array]
+    calibration: Array
 
 
 class Scorer:
     """Scores any number of architectures on fixed images, with one compilation."""
 
     def __init__(
-        self, hypernetwork: Hypernetwork, train: Dataset, score: Dataset, images: int = 1000, draws: int = 1
+        self, hypernetwork: Hypernetwork, train: Dataset, score: Dataset, config: ScoreConfig = ScoreConfig()
     ) -> None:
-        """Takes the first `images` images of both splits (all, where there are fewer).
+        """Compiles nothing yet.
 
         Args:
             hypernetwork: generates the weights.
             train: the split that the hypernetwork was trained on.
             score: the split that it has never seen.
-            images: how many of each.
-            draws: of noise, the same for every architecture, for a hypernetwork conditioned on it (SMASH); losses and
-                accuracies are means over them.
+            config: how to score.
 
         Raises:
             DataError: images or labels that do not fit the hypernetwork's space.
-            ValueError: no draw, or several for a hypernetwork that takes no noise.
+            ValueError: several draws for a hypernetwork that takes no noise, or a batch larger than the train split.
         """
-        if draws < 1 or (draws > 1 and hypernetwork.config.noise == 0):
-            raise ValueError(f"draws={draws}: give 1, or more for a hypernetwork with noise (GHNConfig.noise)")
-        self._hypernetwork = hypernetwork
-        shape = (draws, hypernetwork.config.noise)
+        if config.draws > 1 and hypernetwork.config.noise == 0:
+            raise ValueError(f"draws={config.draws}: this hypernetwork takes no noise (GHNConfig.noise); give 1")
+        if config.steps:
+            check_batch(config.finetune, train)
+        self._hypernetwork, self._steps = hypernetwork, np.int32(config.steps)
+        self._config = dataclasses.replace(config, steps=min(config.steps, 1))  # how many is not part of the program
+        shape = (config.draws, hypernetwork.config.noise)
         self._noise = np.random.default_rng(0).standard_normal(shape, np.float32)
-        self._splits = []
-        for name, split in (("train", train), ("score", score)):
-            x, y = split.images[:images], split.labels[:images]
+        pairs: list[tuple[Array, Array]] = []
+        for name, split, count in (
+            ("train", train, config.images),
+            ("score", score, config.images),
+            ("fine-tuning", train, len(train.labels) if config.steps else 1),
+        ):
+            x, y = split.images[:count], split.labels[:count]
             check_images(x, hypernetwork.space.input_shape, f"{name} images")
             check_labels(y, hypernetwork.space.classes, f"{name} labels")
-            self._splits.append((jax.device_put(x), jax.device_put(y)))
+            pairs.append((jax.device_put(x), jax.device_put(y)))
+        self._images = _Images(pairs[0], pairs[1], pairs[2], jax.device_put(train.images[: config.calibration]))
 
-    def __call__(self, architectures: Sequence[Any], graphs_of: Sequence[Any] | None = None) -> Scores:
+    def __call__(
+        self,
+        architectures: Sequence[Any],
+        graphs_of: Sequence[Any] | None = None,
+        alter: Callable[[GraphInputs], GraphInputs] | None = None,
+    ) -> Scores:
         """Losses and accuracies of every architecture.
 
-        With `graphs_of`, as many other architectures, weights are generated from their graphs instead: SMASH's check
-        that a hypernetwork reads what it is given.
+        Two checks that a hypernetwork reads what it is given: with `graphs_of`, as many other architectures, weights
+        are generated from their graphs instead; `alter` changes what the hypernetwork reads of each graph.
         """
         read = architectures if graphs_of is None else graphs_of
-        starts = range(0, len(architectures), CHUNK)
-        chunks = [self._chunk(architectures[start : start + CHUNK], read[start : start + CHUNK]) for start in starts]
-        return Scores(*(np.concatenate(columns).astype(np.float64) for columns in zip(*chunks, strict=True)))
+        finished, running = [], collections.deque[Any]()
+        for start in range(0, len(architectures), CHUNK):
+            chunk = slice(start, start + CHUNK)
+            running.append(self._begin(architectures[chunk], read[chunk], alter))
+            if len(running) > IN_FLIGHT:
+                finished.append(jax.device_get(running.popleft()))
+        finished += [jax.device_get(chunk) for chunk in running]
+        columns = (np.concatenate(column)[: len(architectures)] for column in zip(*finished, strict=True))
+        return Scores(*(column.astype(np.float64) for column in columns))
 
-    def _chunk(self, architectures: Sequence[Any], read: Sequence[Any]) -> list[NDArray[np.float32]]:
+    def _begin(self, architectures: Sequence[Any], read: Sequence[Any], alter: Any) -> tuple[Array, ...]:
+        """Starts a chunk, filled up with copies of its last architecture; the results are not waited for."""
         hypernetwork, space = self._hypernetwork, self._hypernetwork.space
-        filled = [*architectures, *[architectures[-1]] * (CHUNK - len(architectures))]
-        graphs = stack_inputs(
-            [
-                hypernetwork.inputs(space.graph(architecture))
-                for architecture in [*read, *[read[-1]] * (CHUNK - len(read))]
-            ]
-        )
-        encodings = stack_inputs([space.encode(architecture) for architecture in filled])
-        columns = []
-        for images, labels in self._splits:
-            draws = []
-            for noise in self._noise:
-                drawn = graphs._replace(noise=np.broadcast_to(noise, graphs.noise.shape))
-                batch = Batch(images, labels, drawn, encodings)
-                draws.append(_score(hypernetwork.definition, hypernetwork.parameters, batch))
-            columns += [np.mean(own, axis=0) for own in zip(*draws, strict=True)]
-        return [np.asarray(column)[: len(architectures)] for column in columns]
+        fill = [-1] * (CHUNK - len(architectures))
+        own = [hypernetwork.inputs(space.graph(architecture)) for architecture in read]
+        own = own if alter is None else [alter(inputs) for inputs in own]
+        graphs = stack_inputs([*own, *(own[row] for row in fill)])
+        encoded = [space.encode(architecture) for architecture in architectures]
+        encodings = stack_inputs([*encoded, *(encoded[row] for row in fill)])
+        draws = []
+        for noise in self._noise:
+            drawn = graphs._replace(noise=np.broadcast_to(noise, graphs.noise.shape))
+            program = (hypernetwork.definition, self._config, hypernetwork.parameters)
+            draws.append(_score(*program, drawn, encodings, self._images, self._steps))
+        return draws[0] if len(draws) == 1 else jax.tree.map(lambda *columns: sum(columns) / len(columns), *draws)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _score(definition: Definition, parameters: Parameters, batch: Batch) -> tuple[Array, Array]:
+def ensemble(members: Sequence[Scores]) -> Scores:
+    """The mean of every column over several hypernetworks, or several points of one's training."""
+    return Scores(*(np.mean(columns, axis=0) for columns in zip(*members, strict=True)))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _score(
+    definition: Definition,
+    config: ScoreConfig,
+    parameters: Parameters,
+    graphs: GraphInputs,
+    encodings: dict[str, Array],
+    images: _Images,
+    steps: Array,
+) -> tuple[Array, ...]:
     module = nnx.merge(definition, parameters)
-    weights_A = jax.vmap(module)(batch.graphs)
-    return evaluate_weights(module.space, weights_A, batch.encodings, batch.images, batch.labels)
+    weights_A = jax.vmap(module)(graphs)
+
+    def one(pair: tuple[WeightArrays, dict[str, Array]]) -> tuple[Array, ...]:
+        weights, encoding = pair
+        if config.steps:
+            weights = finetune(module.space, config.finetune, weights, encoding, steps, *images.finetune)
+        columns: list[Array] = []
+        for x, y in (images.train, images.score):
+            logits = _logits(module.space, weights, encoding, images.calibration, x)
+            loss = optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+            columns += [loss, (logits.argmax(-1) == y).mean(), tempered_loss(logits, y)]
+        return tuple(columns)
+
+    return jax.lax.map(one, (weights_A, encodings))
+
+
+def _logits(
+    space: SearchSpace[Any], weights: WeightArrays, encoding: dict[str, Array], calibration: Array, x: Array
+) -> Array:
+    if len(calibration):
+        return calibrated_logits(space, weights, encoding, calibration, x)[1]
+    return space.forward(weights, encoding, x, Layers())[0]
+
+
+def tempered_loss(logits_BK: Array, labels_B: Array) -> Array:
+    """Mean cross-entropy in nats at the best temperature (Guo et al. 2017, On calibration of modern neural networks).
+
+    Fitted on the images at even places and taken on those at odd places, and the other way round.
+    """
+    halves = [(logits_BK[start::2], labels_B[start::2]) for start in (0, 1)]
+    losses = [
+        optax.softmax_cross_entropy_with_integer_labels(inverse_temperature(*fit) * logits, labels).sum()
+        for fit, (logits, labels) in (halves, halves[::-1])
+    ]
+    return sum(losses) / len(labels_B)
+
+
+def inverse_temperature(logits_BK: Array, labels_B: Array) -> Array:
+    """The factor on the logits that minimises the cross-entropy, by Newton's method (the loss is convex in it)."""
+    answers_B = jnp.take_along_axis(logits_BK, labels_B[:, None], axis=1)[:, 0]
+
+    def step(_: int, factor: Array) -> Array:
+        shares_BK = jax.nn.softmax(factor * logits_BK)
+        mean_B = (shares_BK * logits_BK).sum(-1)
+        slope = (mean_B - answers_B).mean()
+        curvature = ((shares_BK * jnp.square(logits_BK - mean_B[:, None])).sum(-1)).mean()
+        return jnp.clip(factor - slope / jnp.maximum(curvature, 1e-12), factor / 4, factor * 4)
+
+    return jax.lax.fori_loop(0, NEWTON_STEPS, step, jnp.ones((), logits_BK.dtype))

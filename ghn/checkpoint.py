@@ -47,20 +47,23 @@ def describe(hypernetwork: Hypernetwork) -> dict[str, Any]:
     }
 
 
-def load(source: str | Path, space: SearchSpace[Any] | None = None) -> Hypernetwork:
+def load(source: str | Path, space: SearchSpace[Any] | None = None, step: int | None = None) -> Hypernetwork:
     """A trained hypernetwork.
 
     Args:
         source: a run's folder, a .safetensors file, or the name of a checkpoint in the package, such as "demo".
         space: the space, for spaces of your own (those of this package are rebuilt from the checkpoint). It has to be
             the one that the checkpoint was trained on.
+        step: of a run's folder, an earlier checkpoint; the last one by default.
 
     Raises:
-        CheckpointError: nothing there, a damaged file, another format version, another space.
+        CheckpointError: nothing there, a damaged file, another format version, another space, a step that is not kept.
     """
     path = Path(source)
     if path.is_dir():
-        return _load_run(path, space)
+        return _load_run(path, space, step)
+    if step is not None:
+        raise CheckpointError(f"checkpoint {str(source)!r}: is no run folder, so it holds no checkpoint of step {step}")
     if path.is_file():
         return _load_file(path, space)
     packaged = resources.files("ghn") / "checkpoints" / f"{source}.safetensors"
@@ -204,11 +207,13 @@ def load_training(
     return _restore(path, abstract_parameters, {"training": abstract_training})
 
 
-def _load_run(run: Path, space: SearchSpace[Any] | None) -> Hypernetwork:
+def _load_run(run: Path, space: SearchSpace[Any] | None, step: int | None) -> Hypernetwork:
     steps = steps_of(run)
     if not steps:
         raise CheckpointError(f"{run}: no finished checkpoint in {run / CHECKPOINTS}; train it with ghn-train")
-    path = run / CHECKPOINTS / str(steps[-1])
+    if step is not None and step not in steps:
+        raise CheckpointError(f"{run}: no checkpoint of step {step}; there are {', '.join(map(str, steps))}")
+    path = run / CHECKPOINTS / str(steps[-1] if step is None else step)
     try:
         description = ocp.checkpointables_metadata(path.absolute()).custom_metadata
     except (OSError, ValueError, KeyError) as error:

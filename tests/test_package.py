@@ -84,7 +84,7 @@ def test_every_package_is_listed() -> None:
 
 def test_wheel_holds_every_module_and_the_data(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    patterns = ["**/*.py", "py.typed", "data/*.npz", "checkpoints/*", "tables/*"]
+    patterns = ["**/*.py", "py.typed", "data/*.npz", "checkpoints/*", "tables/*", "report.css"]
     files = {file for package in PACKAGES for pattern in patterns for file in (ROOT / package).glob(pattern)}
     expected = {file.relative_to(ROOT).as_posix() for file in files if file.is_file()}
     assert {f"{package}/py.typed" for package in PACKAGES} | {"train/data/fashion_mnist_5k_1k.npz"} <= expected

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,17 @@ from rich.console import Console
 import ghn
 from architectures.layers import Layers
 from architectures.spaces import NASBench201
+from eval.checks import SHUFFLED, SILENT, SMALL, WRONG, judge, no_messages, shuffled_edges, spoilt_scores
 from eval.ground_truth import GroundTruth
+from eval.html_report import read_saved, write_html
 from eval.rank import RankConfig, rank
 from eval.ranking import COMBINED, PRIMARY, Method, compare
-from eval.scoring import Scorer
+from eval.report import ranking_json, ranking_notes, ranking_rows, write_ranking_files
+from eval.scoring import ScoreConfig, Scorer, Scores, _score, ensemble, inverse_temperature, tempered_loss
 from ghn import GHNConfig, Hypernetwork, Preprocessing
 from train.cli import run_command
 from train.data import DataConfig, DataError, Splits, load
+from train.finetune import FinetuneConfig
 from train.target_table import sample_classes
 
 SPACE = NASBench201(channels=2, stages=2, input_shape=(6, 6, 1), classes=10)
@@ -46,10 +51,10 @@ def splits(data: DataConfig) -> Splits:
     return load(data)
 
 
-def tiny(splits: Splits, config: GHNConfig = TINY) -> Hypernetwork:
+def tiny(splits: Splits, config: GHNConfig = TINY, seed: int = 0) -> Hypernetwork:
     train = splits.train
     known = Preprocessing(train.mean, train.std, train.class_names)
-    created = Hypernetwork.create(SPACE, config)
+    created = Hypernetwork.create(SPACE, config, seed)
     return dataclasses.replace(created, preprocessing=known, held_out=(0.5, 0))
 
 
@@ -58,13 +63,14 @@ def checkpoints(splits: Splits, tmp_path_factory: pytest.TempPathFactory) -> Pat
     folder = tmp_path_factory.mktemp("checkpoints")
     ghn.save_file(tiny(splits), folder / "ghn.safetensors")
     ghn.save_file(tiny(splits, dataclasses.replace(TINY, delta=False)), folder / "supernet.safetensors")
+    ghn.save_file(tiny(splits, seed=1), folder / "other.safetensors")
     return folder
 
 
 def test_scores_equal_a_plain_evaluation_of_each_architecture(splits: Splits) -> None:
     hypernetwork = tiny(splits)
     cells = [SPACE.sample(seed) for seed in range(18)]  # more than one chunk
-    scores = Scorer(hypernetwork, splits.train, splits.score, images=30)(cells)
+    scores = Scorer(hypernetwork, splits.train, splits.score, ScoreConfig(images=30))(cells)
     for row in (0, 17):
         weights = hypernetwork(SPACE.graph(cells[row]))
         logits = SPACE.forward_static(weights.arrays, cells[row], splits.score.images[:30], Layers())
@@ -92,10 +98,13 @@ def test_rank_writes_everything_that_it_promises(
     config = RankConfig(
         checkpoint=str(checkpoints / "ghn.safetensors"),
         supernet=str(checkpoints / "supernet.safetensors"),
+        ensemble=(str(checkpoints / "other.safetensors"),),
+        small=str(checkpoints / "other.safetensors"),
+        fidelities=(2,),
         data=data,
         candidates="12",
         ground_truth=str(table),
-        images=30,
+        score=ScoreConfig(images=30, finetune=FinetuneConfig(learning_rate=0.02, batch=20)),
         resamples=100,
     )
     ranking = rank(config, tmp_path / "out", Console(quiet=True))
@@ -108,7 +117,11 @@ def test_rank_writes_everything_that_it_promises(
         "NWOT",
         "random",
         "delta = 0, training loss",
+        f"{PRIMARY}, tempered",
+        f"{PRIMARY}, 2 steps on",
+        f"{PRIMARY}, mean of 2 seeds",
     }
+    assert f"{PRIMARY}, mean of 2 seeds" in ranking.nested
     with (tmp_path / "out" / "candidates.csv").open() as file:
         rows = list(csv.DictReader(file))
     losses = [float(row["train_loss"]) for row in rows]
@@ -117,8 +130,12 @@ def test_rank_writes_everything_that_it_promises(
     assert all(hypernetwork.unseen(SPACE.from_string(row["architecture"])) for row in rows)
     written = json.loads((tmp_path / "out" / "ranking.json").read_text())
     assert written["n"] == 15
+    assert set(written["checks"]) == {WRONG, SHUFFLED, SILENT, SMALL}
     for name in ("ranking.md", "scatter.png", "scatter.svg"):
         assert (tmp_path / "out" / name).stat().st_size > 100
+    saved = read_saved(tmp_path / "out")
+    np.testing.assert_allclose(saved.accuracy, ranking.truth.accuracy)
+    np.testing.assert_allclose(saved.scores[PRIMARY], ranking.methods[PRIMARY].scores, rtol=1e-6)
 
 
 def test_a_perfect_and_an_inverted_score_are_seen_as_such() -> None:
@@ -128,8 +145,78 @@ def test_a_perfect_and_an_inverted_score_are_seen_as_such() -> None:
     ranking = compare(truth, {"good": Method(accuracy, 0.0), "bad": Method(-accuracy, 0.0)}, resamples=100)
     assert ranking.table["good"]["kendall"].value == pytest.approx(1)
     assert ranking.table["bad"]["kendall"].value == pytest.approx(-1)
-    with pytest.raises(ValueError, match=r"'nan'.*1 of 40"):
-        compare(truth, {"nan": Method(np.where(np.arange(40) == 3, np.nan, accuracy), 0.0)}, resamples=100)
+    holed = np.where(np.arange(40) == 39, np.nan, accuracy)  # fails on the very best one
+    failing = compare(truth, {"nan": Method(holed, 0.0)}, resamples=100)
+    assert failing.failures == {"nan": 1}
+    assert failing.table["nan"]["kendall"].value == pytest.approx(1 - 4 * 39 / (40 * 39))  # the best one ranks last
+    assert ranking_rows(failing)[0][-1] == "failures" and ranking_rows(failing)[1][-1] == "1"
+    assert any("1 of 40 scores are not finite" in note for note in ranking_notes(failing))
+    assert ranking_json(failing)["methods"]["nan"]["failures"] == 1
+
+
+class Page(HTMLParser):
+    """Collects what a page asks for from elsewhere, and checks that its elements are closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.outside: list[str] = []
+        self.tags: dict[str, int] = {}
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] = self.tags.get(tag, 0) + 1
+        self.outside += [f"{tag} {name}" for name, _ in attributes if name in ("src", "href", "srcset", "xlink:href")]
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] = self.tags.get(tag, 0) + 1
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def saved_ranking(folder: Path, seeds: int, failing: bool = False) -> Path:
+    """A folder as `ghn-eval rank` leaves it, of 40 classes and made-up scores."""
+    rng = np.random.default_rng(0)
+    cells = tuple(sample_classes(SPACE, 40, 1))
+    runs = np.linspace(0.5, 0.9, 40)[:, None] + 0.02 * rng.normal(size=(40, seeds))
+    truth = GroundTruth(cells, np.array([SPACE.canonical(cell) for cell in cells]), runs, {"disconnected": 2}, 5.0)
+    scores = runs.mean(1) + 0.1 * rng.normal(size=40)
+    scores[0] = np.nan if failing else scores[0]
+    methods = {PRIMARY: Method(scores, 0.1, 50.0), "parameters": Method(rng.normal(size=40), 1e-5)}
+    ranking = compare(truth, {"generated <weights>": methods[PRIMARY], **methods}, resamples=100)
+    write_ranking_files(ranking, {}, ["a & b"], {"ground_truth": "x", "steps": 5}, SPACE, folder)
+    return folder
+
+
+@pytest.mark.parametrize(("seeds", "failing"), [(1, False), (3, True)])
+def test_the_html_report_is_one_sound_file_that_needs_nothing_else(tmp_path: Path, seeds: int, failing: bool) -> None:
+    text = write_html(saved_ranking(tmp_path, seeds, failing)).read_text(encoding="utf-8")
+    page = Page(text)
+    assert page.open == [] and page.outside == []
+    assert "@import" not in text and "url(" not in text and "script" not in page.tags
+    assert page.tags["svg"] == 3 and page.tags["table"] == 1
+    assert page.tags["tr"] == 1 + 3
+    assert page.tags["circle"] == (40 - failing) + (20 + 2) + (3 + (seeds > 1))  # scatter, groups and legend, cost
+    assert "generated &lt;weights&gt;" in text and "a &amp; b" in text
+    assert ("failures" in text) == failing
+    assert "nan" not in text.replace("nanmean", "")
+    values = json.loads((tmp_path / "ranking.json").read_text())
+    values["calibrated"] = {"coverage_curve": [[0.5, 0.4], [0.9, 0.88]]}
+    (tmp_path / "ranking.json").write_text(json.dumps(values))
+    assert Page(write_html(tmp_path).read_text(encoding="utf-8")).tags["svg"] == 4
+
+
+def test_training_is_shared_among_candidates_in_the_cost(tmp_path: Path) -> None:
+    values = json.loads((saved_ranking(tmp_path, 1) / "ranking.json").read_text())
+    assert values["methods"][PRIMARY]["amortised_seconds_per_candidate"] == pytest.approx(0.1 + 50 / 40)
+
+
+def test_a_folder_without_a_ranking_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=rf"{tmp_path}: holds no finished ranking .*ghn-eval rank"):
+        write_html(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +239,9 @@ def test_bad_input_ends_with_one_line_and_exit_code_2(
 ) -> None:
     own = str(checkpoints / "ghn.safetensors")
     change = {key: own if value == "SAME" else value for key, value in change.items()}
-    config = dataclasses.replace(RankConfig(checkpoint=own, data=data, candidates="3", images=30), **change)  # type: ignore[arg-type]
+    config = dataclasses.replace(
+        RankConfig(checkpoint=own, data=data, candidates="3", score=ScoreConfig(images=30)), **change
+    )  # type: ignore[arg-type]
     monkeypatch.setattr("sys.argv", ["ghn-eval", "rank"])
 
     def command() -> None:
@@ -177,3 +266,91 @@ def test_other_data_than_in_training_are_refused(data: DataConfig, checkpoints: 
     config = RankConfig(checkpoint=str(checkpoints / "ghn.safetensors"), data=DataConfig(image_size=7))
     with pytest.raises(DataError, match="classes"):
         rank(config, tmp_path, Console(quiet=True))
+
+
+# --------------------------------------------------------------------------------------------- ways of scoring
+
+
+def test_statistics_of_training_images_normalise_every_score(splits: Splits) -> None:
+    hypernetwork, cell = tiny(splits), SPACE.sample(3)
+    scores = Scorer(hypernetwork, splits.train, splits.score, ScoreConfig(images=30, calibration=20))([cell])
+    layers = Layers(statistics_rows=20)
+    images = np.concatenate([splits.train.images[:20], splits.score.images[:30]])
+    logits = SPACE.forward_static(hypernetwork(SPACE.graph(cell)).arrays, cell, images, layers)[20:]
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, splits.score.labels[:30]).mean()
+    np.testing.assert_allclose(scores.score_loss, loss, rtol=1e-4)
+
+
+def test_the_best_temperature_is_found() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(400, 5)).astype(np.float32)
+    labels = np.array([rng.choice(5, p=np.exp(row) / np.exp(row).sum()) for row in logits])  # right at factor 1
+    for scale in (0.1, 1.0, 30.0):
+        found = float(inverse_temperature(logits * scale, labels))
+        grid = np.geomspace(found / 2, found * 2, 41)
+        losses = [optax.softmax_cross_entropy_with_integer_labels(f * scale * logits, labels).mean() for f in grid]
+        assert abs(int(np.argmin(losses)) - 20) <= 1
+        assert found * scale == pytest.approx(1, abs=0.2)
+    overconfident = optax.softmax_cross_entropy_with_integer_labels(30 * logits, labels).mean()
+    right = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    assert float(tempered_loss(30 * logits, labels)) == pytest.approx(float(right), abs=0.02) < overconfident - 1
+
+
+def test_fine_tuning_starts_from_the_generated_weights_and_any_length_is_one_program(splits: Splits) -> None:
+    hypernetwork, cells = tiny(splits), [SPACE.sample(seed) for seed in range(2)]
+    config = ScoreConfig(images=40, steps=1, finetune=FinetuneConfig(learning_rate=0.05, batch=20))
+    plain = Scorer(hypernetwork, splits.train, splits.score, dataclasses.replace(config, steps=0))(cells)
+    before = _score._cache_size()
+    short, long = (
+        Scorer(hypernetwork, splits.train, splits.score, dataclasses.replace(config, steps=steps))(cells)
+        for steps in (1, 25)
+    )
+    assert _score._cache_size() == before + 1
+    assert (np.abs(short.train_loss - plain.train_loss) > 0).all()
+    assert (long.train_loss < plain.train_loss - 0.02).all()
+    assert (np.abs(short.train_loss - plain.train_loss) < np.abs(long.train_loss - plain.train_loss)).all()
+
+
+def test_an_ensemble_is_the_mean_of_its_members(splits: Splits) -> None:
+    rng = np.random.default_rng(0)
+    members = [Scores(*rng.random((len(Scores._fields), 4))) for _ in range(3)]
+    np.testing.assert_allclose(ensemble(members).score_loss, np.mean([member.score_loss for member in members], axis=0))
+
+
+@pytest.mark.parametrize("change", [{"images": 1}, {"draws": 0}, {"calibration": -1}, {"steps": -1}])
+def test_bad_ways_of_scoring_are_named(change: dict[str, int]) -> None:
+    ((name, value),) = change.items()
+    with pytest.raises(ValueError, match=f"ScoreConfig.{name}={value}"):
+        ScoreConfig(**change)  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------------------------------------------- checks
+
+
+def test_spoilt_graphs_keep_their_nodes_and_lose_their_edges(splits: Splits) -> None:
+    inputs = tiny(splits).inputs(SPACE.graph(SPACE.sample(1)))
+    silent, shuffled = no_messages(inputs), shuffled_edges(np.random.default_rng(0))(inputs)
+    assert not silent.distances_NN.any() and inputs.distances_NN.any()
+    assert (shuffled.distances_NN != inputs.distances_NN).any()
+    np.testing.assert_array_equal(np.sort(shuffled.distances_NN, None), np.sort(inputs.distances_NN, None))
+    for spoilt in (silent, shuffled):
+        np.testing.assert_array_equal(spoilt.op_N, inputs.op_N)
+        np.testing.assert_array_equal(spoilt.features_NF, inputs.features_NF)
+
+
+def test_checks_tell_a_hypernetwork_that_reads_from_one_that_does_not(splits: Splits) -> None:
+    cells = sample_classes(SPACE, 18, 2)
+    reading = tiny(splits)
+    scorer = Scorer(reading, splits.train, splits.score, ScoreConfig(images=30))
+    right = scorer(cells).train_loss
+    losses = spoilt_scores(scorer, reading, cells)
+    assert set(losses) == {WRONG, SHUFFLED, SILENT}
+    assert all(np.abs(loss - right).max() > 1e-5 for loss in losses.values())
+    supernet = tiny(splits, dataclasses.replace(TINY, delta=False))
+    assert spoilt_scores(scorer, supernet, cells) == {}
+    truth, keys = -right, np.array([SPACE.canonical(cell) for cell in cells])
+    noise = right + np.random.default_rng(0).normal(size=18)
+    checks = judge({WRONG: noise, SMALL: right}, Method(-right, 0.0), truth, keys, 100)
+    assert checks[SMALL].kendall.value == 1 and checks[SMALL].gap.as_list() == [0, 0, 0]
+    assert checks[WRONG].difference.low > 0
+    assert checks[WRONG].gap.value == pytest.approx((noise - right).mean())

@@ -12,7 +12,7 @@ import pytest
 
 from architectures.layout import Weights
 from architectures.spaces import SMASH, NASBench201
-from eval.scoring import Scorer
+from eval.scoring import ScoreConfig, Scorer
 from ghn.api import Hypernetwork
 from ghn.config import GHNConfig
 from ghn.features import stack_inputs
@@ -123,9 +123,9 @@ def test_several_draws_of_noise_average(graph: Hypernetwork) -> None:
     images = rng.normal(size=(8, *SPACE.input_shape)).astype(np.float32)
     split = Dataset("noise", images, rng.integers(0, 3, 8).astype(np.int32), 3, (0.0,), (1.0,), ("a", "b", "c"))
     networks = [SPACE.sample(seed) for seed in range(3)]
-    one, three = (Scorer(graph, split, split, 8, draws)(networks) for draws in (1, 3))
+    one, three = (Scorer(graph, split, split, ScoreConfig(8, draws))(networks) for draws in (1, 3))
     assert np.isfinite(three.score_loss).all() and np.abs(one.score_loss - three.score_loss).max() > 1e-5
     single = dataclasses.replace(graph, config=dataclasses.replace(graph.config, noise=0))
-    with pytest.raises(ValueError, match="draws=3: give 1, or more for a hypernetwork with noise"):
-        Scorer(single, split, split, 8, 3)
+    with pytest.raises(ValueError, match="draws=3: this hypernetwork takes no noise"):
+        Scorer(single, split, split, ScoreConfig(8, 3))
     assert isinstance(graph(SPACE.graph(networks[0])), Weights)
