@@ -10,6 +10,8 @@ from rich.console import Console
 
 from eval.demo import DemoConfig
 from eval.demo import demo as run_demo
+from eval.html_report import write_html
+from eval.plots import scatter
 from eval.rank import RankConfig
 from eval.rank import rank as run_rank
 from eval.truth_report import TruthConfig
@@ -39,6 +41,16 @@ def demo(config: Annotated[DemoConfig, tyro.conf.arg(name="")], out: Path = Path
     run_demo(config, out, console)
 
 
+def report(folder: Annotated[Path, tyro.conf.Positional]) -> None:
+    """Write a finished ranking's HTML page and scatter plot anew, from the files that `rank` saved.
+
+    Args:
+        folder: that `ghn-eval rank` wrote into.
+    """
+    console.print(f"written to {write_html(folder)}")
+    scatter(folder)
+
+
 def ground_truth(config: Annotated[TruthConfig, tyro.conf.arg(name="")], out: Path | None = None) -> None:
     """Tell what a table of trained accuracies is worth: reliability, noise ceiling, what was left out.
 
@@ -51,7 +63,7 @@ def ground_truth(config: Annotated[TruthConfig, tyro.conf.arg(name="")], out: Pa
 
 def main() -> None:
     """The console script."""
-    run_command({"rank": rank, "ground-truth": ground_truth, "demo": demo}, __doc__ or "")
+    run_command({"rank": rank, "report": report, "ground-truth": ground_truth, "demo": demo}, __doc__ or "")
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ NEWTON_STEPS = 10  # of fitting a temperature
 class ScoreConfig:
     """How an architecture is scored."""
 
-    images: int = 1000  # images of each split, the first ones (all, where there are fewer)
+    images: int = 1000  # images of each split, the first ones (as many as the smaller split has, where it has fewer)
     draws: int = 1  # of noise, for hypernetworks conditioned on it; losses and accuracies are means over them
     calibration: int = 0  # training images that batch statistics come from; 0: from the scored images themselves
     steps: int = 0  # of fine-tuning from the generated weights before scoring; any number is the same program
@@ -71,10 +71,9 @@ class Scores(NamedTuple):
 class _Images(NamedTuple):
     """Everything that a score reads besides architectures: pairs of images and labels."""
 
-    train: tuple[Array, Array]
-    score: tuple[Array, Array]
-    finetune: tuple[Array, Array]
-    calibration: Array
+    scored: tuple[Any, Any]  # [2, B, ...]: of the train and of the score split
+    finetune: tuple[Any, Any]
+    calibration: Any
 
 
 class Scorer:
@@ -103,17 +102,21 @@ class Scorer:
         self._config = dataclasses.replace(config, steps=min(config.steps, 1))  # how many is not part of the program
         shape = (config.draws, hypernetwork.config.noise)
         self._noise = np.random.default_rng(0).standard_normal(shape, np.float32)
-        pairs: list[tuple[Array, Array]] = []
-        for name, split, count in (
-            ("train", train, config.images),
-            ("score", score, config.images),
-            ("fine-tuning", train, len(train.labels) if config.steps else 1),
-        ):
-            x, y = split.images[:count], split.labels[:count]
-            check_images(x, hypernetwork.space.input_shape, f"{name} images")
-            check_labels(y, hypernetwork.space.classes, f"{name} labels")
-            pairs.append((jax.device_put(x), jax.device_put(y)))
-        self._images = _Images(pairs[0], pairs[1], pairs[2], jax.device_put(train.images[: config.calibration]))
+        for name, split in (("train", train), ("score", score)):
+            check_images(split.images, hypernetwork.space.input_shape, f"{name} images")
+            check_labels(split.labels, hypernetwork.space.classes, f"{name} labels")
+        count = min(config.images, len(train.labels), len(score.labels))
+        tuned = slice(len(train.labels) if config.steps else 1)
+        self._images = jax.device_put(
+            _Images(
+                (
+                    np.stack([split.images[:count] for split in (train, score)]),
+                    np.stack([split.labels[:count] for split in (train, score)]),
+                ),
+                (train.images[tuned], train.labels[tuned]),
+                train.images[: config.calibration],
+            )
+        )
 
     def __call__(
         self,
@@ -176,18 +179,21 @@ def _score(
         weights, encoding = pair
         if config.steps:
             weights = finetune(module.space, config.finetune, weights, encoding, steps, *images.finetune)
-        columns: list[Array] = []
-        for x, y in (images.train, images.score):
+
+        def split(pair: tuple[Any, Any]) -> tuple[Array, ...]:
+            x, y = pair
             logits = _logits(module.space, weights, encoding, images.calibration, x)
             loss = optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
-            columns += [loss, (logits.argmax(-1) == y).mean(), tempered_loss(logits, y)]
-        return tuple(columns)
+            return loss, (logits.argmax(-1) == y).mean(), tempered_loss(logits, y)
+
+        train, score = jnp.stack(jax.lax.map(split, images.scored)).T  # one after the other: one copy in the program
+        return (*train, *score)
 
     return jax.lax.map(one, (weights_A, encodings))
 
 
 def _logits(
-    space: SearchSpace[Any], weights: WeightArrays, encoding: dict[str, Array], calibration: Array, x: Array
+    space: SearchSpace[Any], weights: WeightArrays, encoding: dict[str, Array], calibration: Any, x: Array
 ) -> Array:
     if len(calibration):
         return calibrated_logits(space, weights, encoding, calibration, x)[1]

@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from architectures.spaces import SearchSpace
-from train.run_store import RunStore, RunStoreError
+from train.database import DatabaseError
+from train.run_store import RunStore
 
 ARCHITECTURE_COLUMNS = ("architecture", "arch_str")
 DEFAULT_COLUMN = "test_accuracy"
@@ -148,7 +149,7 @@ def _read_sqlite(path: Path, column: str) -> Records:
     store = RunStore(path)
     try:
         card, runs = store.card(), store.rows()
-    except RunStoreError as error:
+    except DatabaseError as error:
         raise GroundTruthError(str(error)) from error
     where = f"{path}, class "
     rows = [Record(where + run.key, run.architecture, str(run.seed), run.test_accuracy, run.seconds) for run in runs]

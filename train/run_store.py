@@ -1,7 +1,6 @@
 """Finished trainings in one SQLite file: a row a run, one protocol a file, safe for several processes at once.
 
-Every result is one `BEGIN IMMEDIATE` transaction. The journal is SQLite's default, because write-ahead logging does not
-work on network mounts. A connection lives as long as its transaction, so that a killed process leaves nothing open.
+Every result is one transaction (`train.database`).
 
 Several processes that are given the same work divide it by claims: a claim only says that somebody has begun, so the
 others do that run last. A claim whose process was killed costs nothing but its place in the order.
@@ -9,16 +8,14 @@ others do that run last. A claim whose process was killed costs nothing but its 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import math
-import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-BUSY = 60.0  # seconds to wait for another process's transaction
+from train.database import DatabaseError, transaction
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS card (id INTEGER PRIMARY KEY CHECK (id = 1), protocol TEXT NOT NULL, json TEXT NOT NULL);
@@ -31,10 +28,6 @@ CREATE TABLE IF NOT EXISTS runs (
 );
 """
 THIS_RUN = "WHERE class = ? AND protocol = ? AND seed = ?"
-
-
-class RunStoreError(ValueError):
-    """A database that cannot be used; the message names it and the way out."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,27 +54,27 @@ class RunStore:
         """Makes the file, or checks that it is of this very protocol.
 
         Raises:
-            RunStoreError: made under another protocol.
+            DatabaseError: made under another protocol.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self._transaction() as database:
+        with transaction(self.path) as database:
             for statement in SCHEMA.split(";"):
                 database.execute(statement)
             text = json.dumps(dict(card), default=str)
             database.execute("INSERT OR IGNORE INTO card VALUES (1, ?, ?)", (protocol, text))
             (recorded,) = database.execute("SELECT protocol FROM card").fetchone()
         if recorded != protocol:
-            raise RunStoreError(other_protocol(self.path, recorded, protocol))
+            raise DatabaseError(other_protocol(self.path, recorded, protocol))
 
     def card(self) -> dict[str, Any]:
         """What the file says of itself: the protocol and what it depends on, the commands, hours, classes, seeds.
 
         Raises:
-            RunStoreError: no such file, or no database of runs.
+            DatabaseError: no such file, or no database of runs.
         """
         if not self.path.is_file():
-            raise RunStoreError(f"{self.path}: no such file; ghn-train target makes one")
-        with self._transaction() as database:
+            raise DatabaseError(f"{self.path}: no such file; ghn-train target makes one")
+        with transaction(self.path) as database:
             (text,) = database.execute("SELECT json FROM card").fetchone()
             commands = [row[0] for row in database.execute("SELECT text FROM commands ORDER BY rowid")]
         rows = self.rows()
@@ -95,20 +88,20 @@ class RunStore:
 
     def add_command(self, command: str) -> None:
         """Records a command that added to the table; the same one again changes nothing."""
-        with self._transaction() as database:
+        with transaction(self.path) as database:
             database.execute("INSERT OR IGNORE INTO commands VALUES (?)", (command,))
 
     def rows(self) -> list[Row]:
         """All finished runs, in the order in which they finished."""
         columns = [field.name if field.name != "key" else "class" for field in dataclasses.fields(Row)]
-        with self._transaction() as database:
+        with transaction(self.path) as database:
             found = database.execute(f"SELECT {', '.join(columns)} FROM runs ORDER BY rowid").fetchall()
         # SQLite has no nan: it stores NULL.
         return [Row(*row[:3], *(math.nan if value is None else value for value in row[3:])) for row in found]
 
     def claim(self, protocol: str, key: str, seed: int) -> bool:
         """Whether this process is the first to begin a run."""
-        with self._transaction() as database:
+        with transaction(self.path) as database:
             if database.execute(f"SELECT 1 FROM runs {THIS_RUN}", (key, protocol, seed)).fetchone() is not None:
                 return False
             cursor = database.execute("INSERT OR IGNORE INTO claims VALUES (?, ?, ?)", (key, protocol, seed))
@@ -116,34 +109,16 @@ class RunStore:
 
     def has(self, protocol: str, key: str, seed: int) -> bool:
         """Whether a run is finished."""
-        with self._transaction() as database:
+        with transaction(self.path) as database:
             return database.execute(f"SELECT 1 FROM runs {THIS_RUN}", (key, protocol, seed)).fetchone() is not None
 
     def add(self, protocol: str, row: Row) -> bool:
         """Stores a finished run and drops its claim; False where another process had stored it before."""
-        with self._transaction() as database:
+        with transaction(self.path) as database:
             values = (row.architecture, row.key, protocol, *dataclasses.astuple(row)[2:])
             cursor = database.execute("INSERT OR IGNORE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
             database.execute(f"DELETE FROM claims {THIS_RUN}", (row.key, protocol, row.seed))
             return cursor.rowcount == 1
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """One transaction that locks out other writers from its start; rolled back where an error leaves it."""
-        try:
-            with contextlib.closing(sqlite3.connect(self.path, timeout=BUSY, isolation_level=None)) as database:
-                database.execute("BEGIN IMMEDIATE")
-                try:
-                    yield database
-                except BaseException:
-                    database.execute("ROLLBACK")
-                    raise
-                database.execute("COMMIT")
-        except sqlite3.Error as error:
-            raise RunStoreError(
-                f"{self.path}: {error}; give a database that ghn-train target wrote, on a disk with room, that no "
-                f"other process holds locked for more than {BUSY:.0f} s"
-            ) from error
 
 
 def other_protocol(path: Path, recorded: str, own: str) -> str:

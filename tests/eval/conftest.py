@@ -1,8 +1,8 @@
-"""Settings for all tests of this package."""
+"""These tests compile many small programs and run each a few times."""
 
 import pytest
 
 
-@pytest.fixture(scope="package", autouse=True)
-def settings(compile_quickly: None) -> None:
-    """Many programs are compiled here, for tiny networks that run a few times each."""
+@pytest.fixture(autouse=True, scope="package")
+def _quickly(compile_quickly: None) -> None:
+    """Less optimisation for the whole package."""

@@ -14,7 +14,8 @@ import pytest
 from architectures.spaces import Cell, NASBench201
 from train import target_table
 from train.data import AugmentConfig, DataConfig, Splits, load
-from train.run_store import Row, RunStore, RunStoreError
+from train.database import DatabaseError
+from train.run_store import Row, RunStore
 from train.target import Outcome, Protocol, Trainer
 from train.target_table import TargetTable, sample_classes
 
@@ -257,7 +258,7 @@ def test_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
 
 
 def test_a_missing_database_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RunStoreError, match=r"nowhere.sqlite: no such file"):
+    with pytest.raises(DatabaseError, match=r"nowhere.sqlite: no such file"):
         RunStore(tmp_path / "nowhere.sqlite").card()
 
 
