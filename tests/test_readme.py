@@ -29,3 +29,11 @@ def test_smash_example_runs() -> None:
     exec(compile(EXAMPLES["smash"], "README.md: smash", "exec", dont_inherit=True), namespace)
     assert np.shape(namespace["params"]) == (1, 1, 8, 8)
     assert str(namespace["text"]).startswith("4x4[0>1:4:k3d1g1;0,1>2:4:k3d1g1;")
+
+
+def test_ground_truth_example_runs() -> None:
+    namespace: dict[str, object] = {"__name__": "readme"}
+    exec(compile(EXAMPLES["ground truth"], "README.md: ground truth", "exec", dont_inherit=True), namespace)
+    accuracy, better = namespace["accuracy"], namespace["better"]
+    assert isinstance(accuracy, float) and 0.5 < accuracy < 1
+    assert isinstance(better, list)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from types import TracebackType
@@ -52,8 +53,8 @@ class MetricsWriter:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a text file that appears complete or not at all."""
-    temporary = path.with_name(path.name + ".partial")
+    """Writes a text file that appears complete or not at all, also when several processes write it at once."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
     temporary.write_text(text)
     temporary.replace(path)
 

@@ -1,5 +1,7 @@
 """Short training: from given weights, of any length in one program, the same as a plain loop."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,7 @@ from train.finetune import FinetuneConfig, Finetuner, finetune, learning_rate
 
 SPACE = NASBench201(channels=2, cells=1, input_shape=(4, 4, 1), classes=3, stages=1)
 CELLS = [SPACE.sample(seed) for seed in (0, 1)]
+FAST = {"xla_backend_optimization_level": 0}  # a fraction of the time of compilation
 CONFIG = FinetuneConfig(learning_rate=0.1, warmup=1, batch=8, calibration=12)
 
 
@@ -52,7 +55,8 @@ def test_steps_are_those_of_a_plain_loop() -> None:
     tuner = Finetuner(SPACE, data, split(1, 12), CONFIG)
     weights, encoding = tuner.initial(CELLS[0], 0), SPACE.encode(CELLS[0])
     images, labels = jnp.asarray(data.images), jnp.asarray(data.labels)
-    got = finetune(SPACE, CONFIG, weights, encoding, jnp.int32(steps), images, labels)
+    program = jax.jit(functools.partial(finetune, SPACE, CONFIG), compiler_options=FAST)
+    got = program(weights, encoding, jnp.int32(steps), images, labels)
 
     momentum = jax.tree.map(jnp.zeros_like, weights)
     gradient = jax.jit(
@@ -60,7 +64,8 @@ def test_steps_are_those_of_a_plain_loop() -> None:
             lambda w, x, y: optax.softmax_cross_entropy_with_integer_labels(
                 SPACE.forward(w, encoding, x, Layers())[0], y
             ).mean()
-        )
+        ),
+        compiler_options=FAST,
     )
     key, expected = jax.random.key(CONFIG.seed), weights
     for step in range(steps):
