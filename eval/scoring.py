@@ -99,7 +99,7 @@ class Scorer:
         if config.steps:
             check_batch(config.finetune, train)
         self._hypernetwork, self._steps = hypernetwork, np.int32(config.steps)
-        self._config = dataclasses.replace(config, steps=min(config.steps, 1))  # how many is not part of the program
+        self._tune = config.finetune if config.steps else None  # how many steps is not part of the program
         shape = (config.draws, hypernetwork.config.noise)
         self._noise = np.random.default_rng(0).standard_normal(shape, np.float32)
         for name, split in (("train", train), ("score", score)):
@@ -152,7 +152,7 @@ class Scorer:
         draws = []
         for noise in self._noise:
             drawn = graphs._replace(noise=np.broadcast_to(noise, graphs.noise.shape))
-            program = (hypernetwork.definition, self._config, hypernetwork.parameters)
+            program = (hypernetwork.definition, self._tune, hypernetwork.parameters)
             draws.append(_score(*program, drawn, encodings, self._images, self._steps))
         return draws[0] if len(draws) == 1 else jax.tree.map(lambda *columns: sum(columns) / len(columns), *draws)
 
@@ -165,7 +165,7 @@ def ensemble(members: Sequence[Scores]) -> Scores:
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _score(
     definition: Definition,
-    config: ScoreConfig,
+    tune: FinetuneConfig | None,
     parameters: Parameters,
     graphs: GraphInputs,
     encodings: dict[str, Array],
@@ -177,8 +177,8 @@ def _score(
 
     def one(pair: tuple[WeightArrays, dict[str, Array]]) -> tuple[Array, ...]:
         weights, encoding = pair
-        if config.steps:
-            weights = finetune(module.space, config.finetune, weights, encoding, steps, *images.finetune)
+        if tune is not None:
+            weights = finetune(module.space, tune, weights, encoding, steps, *images.finetune)
 
         def split(pair: tuple[Any, Any]) -> tuple[Array, ...]:
             x, y = pair
