@@ -10,6 +10,8 @@ from rich.console import Console
 
 from eval.demo import DemoConfig
 from eval.demo import demo as run_demo
+from eval.proxies.command import ProxiesConfig
+from eval.proxies.command import proxies as run_proxies
 from eval.rank import RankConfig
 from eval.rank import rank as run_rank
 from train.cli import run_command
@@ -27,6 +29,16 @@ def rank(config: Annotated[RankConfig, tyro.conf.arg(name="")], out: Path = Path
     run_rank(config, out, console)
 
 
+def proxies(config: Annotated[ProxiesConfig, tyro.conf.arg(name="")], out: Path = Path("runs/proxies.csv")) -> None:
+    """Score candidates by zero-cost proxies; run again to continue.
+
+    Args:
+        config: which proxies of which candidates.
+        out: CSV file, one row a candidate; how it was made is written beside it as JSON.
+    """
+    run_proxies(config, out, console)
+
+
 def demo(config: Annotated[DemoConfig, tyro.conf.arg(name="")], out: Path = Path("runs/demo")) -> None:
     """Train, rank, check and report, on data inside the package.
 
@@ -39,7 +51,7 @@ def demo(config: Annotated[DemoConfig, tyro.conf.arg(name="")], out: Path = Path
 
 def main() -> None:
     """The console script."""
-    run_command({"rank": rank, "demo": demo}, __doc__ or "")
+    run_command({"rank": rank, "proxies": proxies, "demo": demo}, __doc__ or "")
 
 
 if __name__ == "__main__":
