@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
+from sklearn.base import clone
 from sklearn.model_selection import KFold
 
 from eval.predictors import fitted
@@ -105,14 +106,22 @@ def calibrate(
     if accuracy_L.min() < 0 or accuracy_L.max() >= 1:
         raise ValueError("accuracy_L: give shares of 1, below 1")
     target_L = _to_scale(config)(accuracy_L)
+    whole = fitted(config.kind, features_LF, target_L, seed)
     fold_L, residual_L, parts = np.zeros(labels, np.intp), np.zeros(labels), []
     for number, (inside, outside) in enumerate(KFold(folds, shuffle=True, random_state=seed).split(features_LF)):
-        part = fitted(config.kind, features_LF[inside], target_L[inside], seed)
+        part = _refitted(whole, features_LF[inside], target_L[inside])
         centre, width = _moments(part, features_LF[outside])
         fold_L[outside], residual_L[outside] = number, np.abs(target_L[outside] - centre) / width
         parts.append(part)
-    whole = fitted(config.kind, features_LF, target_L, seed)
     return Calibrator(config, whole, tuple(parts), fold_L, residual_L)
+
+
+def _refitted(whole: Any, features_LF: Floats, target_L: Floats) -> Any:
+    """The same regressor fitted on fewer labels; a Gaussian process keeps its scales, which costs a tenth."""
+    part = clone(whole)
+    if hasattr(whole[-1], "kernel_"):
+        part[-1].set_params(kernel=whole[-1].kernel_, optimizer=None)
+    return part.fit(features_LF, target_L)
 
 
 def _moments(fitted: Any, features_AF: Floats) -> tuple[Floats, Floats]:

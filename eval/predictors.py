@@ -102,6 +102,7 @@ class CurvePredictor:
     curves_AT: Floats
     final_A: Floats
     features_AF: Floats | None = None
+    _models: dict[int, tuple[Any, float]] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.curves_AT.ndim != 2 or len(self.curves_AT) != len(self.final_A) or len(self.final_A) < 5:
@@ -123,11 +124,17 @@ class CurvePredictor:
             raise ValueError(f"curves_AT: {epochs} epochs; finished trainings have 1 to {self.curves_AT.shape[1]}")
         if (features_AF is None) != (self.features_AF is None):
             raise ValueError("features_AF: give them for the finished trainings and for the asked ones, or for neither")
-        known = curve_features(self.curves_AT[:, :epochs], self.features_AF)
-        folds = KFold(min(10, len(known)), shuffle=True, random_state=0)
-        residuals = self.final_A - cross_val_predict(regressor("ridge"), known, self.final_A, cv=folds)
-        mean = predict("ridge", known, self.final_A, curve_features(curves_AT, features_AF))
-        return Extrapolation(mean, float(np.sqrt(np.mean(np.square(residuals)))))
+        model, deviation = self._fitted(epochs)
+        return Extrapolation(np.asarray(model.predict(curve_features(curves_AT, features_AF))), deviation)
+
+    def _fitted(self, epochs: int) -> tuple[Any, float]:
+        """The regression on so many epochs and the deviation of its residuals, made once."""
+        if epochs not in self._models:
+            known = curve_features(self.curves_AT[:, :epochs], self.features_AF)
+            folds = KFold(min(10, len(known)), shuffle=True, random_state=0)
+            residuals = self.final_A - cross_val_predict(regressor("ridge"), known, self.final_A, cv=folds)
+            self._models[epochs] = fitted("ridge", known, self.final_A), float(np.sqrt(np.mean(np.square(residuals))))
+        return self._models[epochs]
 
     def chance_to_beat(self, best: float, curves_AT: Floats, features_AF: Floats | None = None) -> Floats:
         """[A] probabilities that final accuracies exceed `best`, residuals taken as Gaussian."""
