@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import tyro
-from common import finish, progress
+from common import finish
 from numpy.typing import NDArray
 
 from architectures.spaces import NASBench201
@@ -29,7 +29,6 @@ from eval.ground_truth import GroundTruth, read_ground_truth
 from eval.metrics import bootstrap, kendall, kendall_top10, spearman
 from eval.proxies import PROXIES, score
 from eval.proxies.registry import AZ_NAS
-from eval.proxies.table import ProxyTable
 from train.data import DataConfig, load
 
 PUBLISHED = {  # our name -> theirs
@@ -83,14 +82,10 @@ def scored(
 ) -> tuple[dict[str, NDArray[np.float64]], dict[str, float]]:
     """Columns of all proxies, and seconds a candidate of each (compilation left out, all its initialisations)."""
     splits = load(DataConfig(source=str(options.cifar10), image_size=image_size))
-    images, labels = splits.train.images[: options.images], splits.train.labels[: options.images]
-    provenance = {"data": dict(splits.provenance), "images": options.images}
-    table = ProxyTable(options.runs / f"{name}.csv", space, None, options.initialisations, options.seed, provenance)
-    with progress() as bar:
-        task = bar.add_task(name, total=len(architectures))
-        for count in table.run(architectures, images, labels):
-            bar.advance(task, count)
-    return table.columns(architectures), timed(options, space, architectures[: TIMED + 1], images, labels)
+    batch, draws, seed = options.images, options.initialisations, options.seed
+    columns = proxy_columns(options.runs / f"{name}.csv", space, splits, architectures, batch, draws, seed)
+    data = splits.train.images[:batch], splits.train.labels[:batch]
+    return columns, timed(options, space, architectures[: TIMED + 1], *data)
 
 
 def timed(options: Options, space: NASBench201, architectures: list[Any], *data: Any) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Judging predictors that are fitted on a few labels: as means over draws of these labels, with intervals over both.
 
-Shape letters: A asked architectures, P those that may be labelled, F features, D draws of labels, R resamples.
+Shape letters: A candidates, F features, D draws of labels, R resamples.
 """
 
 from __future__ import annotations
@@ -17,43 +17,6 @@ from eval.calibration import CalibrationConfig, calibrate
 from eval.metrics import Interval
 from eval.predictors import Floats, Kind, predict
 
-
-class Judged(NamedTuple):
-    """Predictions over several draws of labels: scores [D, A] and the coverage of each draw's intervals [D]."""
-
-    scores: Floats
-    coverage: Floats
-
-
-def draws_of_labels(pool: int, labels: int, draws: int, seed: int = 0) -> list[NDArray[np.intp]]:
-    """Rows of the pool that are labelled, one set a draw; ValueError where the pool is too small."""
-    if not 0 < labels <= pool:
-        raise ValueError(f"labels={labels}: the pool of labelled architectures holds {pool}")
-    rng = np.random.default_rng(seed)
-    return [rng.choice(pool, labels, replace=False) for _ in range(draws)]
-
-
-def judge(
-    pool_PF: Floats,
-    pool_accuracy: Floats,
-    asked_AF: Floats,
-    asked_accuracy: Floats,
-    draws: Sequence[NDArray[np.intp]],
-    config: CalibrationConfig = CalibrationConfig(),
-) -> Judged:
-    """Calibrations from several draws of labels out of a pool, on the same asked candidates."""
-    predictions = [calibrate(pool_PF[rows], pool_accuracy[rows], config, n)(asked_AF) for n, rows in enumerate(draws)]
-    coverage = [prediction.coverage(asked_accuracy) for prediction in predictions]
-    return Judged(np.stack([prediction.mean for prediction in predictions]), np.array(coverage))
-
-
-def judge_baseline(
-    kind: Kind, pool_PF: Floats, pool_accuracy: Floats, asked_AF: Floats, draws: Sequence[NDArray[np.intp]]
-) -> Floats:
-    """[D, A] predictions of a plain regressor from the same draws."""
-    return np.stack([predict(kind, pool_PF[rows], pool_accuracy[rows], asked_AF) for rows in draws])
-
-
 BATCHED: dict[str, Callable[..., Floats]] = {
     "spearman": resampling.spearman,
     "kendall": resampling.kendall,
@@ -63,54 +26,109 @@ BATCHED: dict[str, Callable[..., Floats]] = {
 }
 
 
+class Judged(NamedTuple):
+    """One score of the candidates for each draw of labels.
+
+    Attributes:
+        scores: [D, A].
+        asked: [D, A] whether a candidate is judged: asked for, and not labelled in this draw.
+        coverage: [D] share of the asked accuracies that lie in their intervals; nan of scores without intervals.
+    """
+
+    scores: Floats
+    asked: NDArray[np.bool_]
+    coverage: Floats
+
+
+def draws_of_labels(may_A: NDArray[np.bool_], labels: int, draws: int, seed: int = 0) -> list[NDArray[np.intp]]:
+    """Rows that are labelled, one set a draw, out of those that may be; ValueError where they are too few."""
+    pool = np.flatnonzero(may_A)
+    if not 0 < labels <= len(pool):
+        raise ValueError(f"labels={labels}: {len(pool)} architectures may be labelled")
+    rng = np.random.default_rng(seed)
+    return [rng.choice(pool, labels, replace=False) for _ in range(draws)]
+
+
+def unlabelled(scores_A: Floats, asked_A: NDArray[np.bool_]) -> Judged:
+    """A score that no labels enter."""
+    return Judged(np.asarray(scores_A, np.float64)[None], asked_A[None], np.array([np.nan]))
+
+
+def judge(
+    features_AF: Floats,
+    accuracy_A: Floats,
+    asked_A: NDArray[np.bool_],
+    draws: Sequence[NDArray[np.intp]],
+    config: CalibrationConfig = CalibrationConfig(),
+) -> Judged:
+    """Calibrations from several draws of labels."""
+    scores, coverage, asked = [], [], _asked(asked_A, draws)
+    for number, (rows, judged) in enumerate(zip(draws, asked, strict=True)):
+        prediction = calibrate(features_AF[rows], accuracy_A[rows], config, number)(features_AF)
+        scores.append(prediction.mean)
+        held = (prediction.low <= accuracy_A) & (accuracy_A <= prediction.high)
+        coverage.append(held[judged].mean())
+    return Judged(np.stack(scores), asked, np.array(coverage))
+
+
+def judge_baseline(
+    kind: Kind, features_AF: Floats, accuracy_A: Floats, asked_A: NDArray[np.bool_], draws: Sequence[NDArray[np.intp]]
+) -> Judged:
+    """A plain regressor of accuracy from the same draws."""
+    scores = [predict(kind, features_AF[rows], accuracy_A[rows], features_AF) for rows in draws]
+    return Judged(np.stack(scores), _asked(asked_A, draws), np.full(len(draws), np.nan))
+
+
+def _asked(asked_A: NDArray[np.bool_], draws: Sequence[NDArray[np.intp]]) -> NDArray[np.bool_]:
+    return np.stack([asked_A & ~np.isin(np.arange(len(asked_A)), rows) for rows in draws])
+
+
 def over_draws(
     statistic: str,
-    scores_DA: Floats,
+    judged: Judged,
     accuracy_A: Floats,
-    rival_DA: Floats | None = None,
+    rival: Judged | None = None,
     resamples: int = 2000,
     seed: int = 0,
 ) -> Interval:
-    """A statistic as the mean over draws of labels, with a 95% interval that takes classes and draws anew.
+    """A statistic (of BATCHED) as the mean over draws of labels, with a 95% interval over classes and draws.
 
-    Every row is one class. With `rival_DA`, from the same draws, the difference to it, paired in classes and draws. A
-    score that no labels enter is one draw, [1, A].
+    Every row is one class. With a rival, the difference to it, on the same classes and draws; a rival of one draw (a
+    score without labels) is held against every draw.
     """
     f = BATCHED[statistic]
 
-    def value(scores: Floats, copies: Floats) -> Floats:
-        return np.stack([f(row, accuracy_A, copies) for row in scores])
+    def values(copies: Floats) -> Floats:
+        """[D, R]."""
+        rows = []
+        for draw, (scores, asked) in enumerate(zip(judged.scores, judged.asked, strict=True)):
+            own = f(scores, accuracy_A, copies * asked)
+            if rival is not None:
+                own = own - f(rival.scores[draw if len(rival.scores) > 1 else 0], accuracy_A, copies * asked)
+            rows.append(own)
+        return np.stack(rows)
 
-    def all_draws(copies: Floats) -> Floats:
-        own = value(scores_DA, copies)
-        return own if rival_DA is None else own - value(rival_DA, copies)
-
-    count = len(accuracy_A)
+    count, draws = len(accuracy_A), len(judged.scores)
     rng = np.random.default_rng(seed)
-    copies = rng.multinomial(count, np.full(count, 1 / count), size=resamples).astype(np.float64)
-    blocks = [all_draws(part) for part in np.array_split(copies, max(1, resamples * count // resampling.BLOCK + 1))]
-    samples_DR = np.concatenate(blocks, axis=1)
-    draws = samples_DR.shape[0]
+    copies_RA = rng.multinomial(count, np.full(count, 1 / count), size=resamples).astype(np.float64)
+    blocks = np.array_split(copies_RA, resamples * count // resampling.BLOCK + 1)
+    samples_RD = np.concatenate([values(block) for block in blocks], axis=1).T
     chosen_RD = rng.integers(draws, size=(resamples, draws))
-    samples_R = samples_DR.T[np.arange(resamples)[:, None], chosen_RD].mean(1)
-    low, high = np.nanquantile(samples_R, [0.025, 0.975])
-    return Interval(float(all_draws(np.ones((1, count))).mean()), float(low), float(high))
+    low, high = np.nanquantile(np.take_along_axis(samples_RD, chosen_RD, axis=1).mean(1), [0.025, 0.975])
+    return Interval(float(values(np.ones((1, count))).mean()), float(low), float(high))
 
 
-def calibration_report(
-    judged: Judged, labels: int, accuracy_A: Floats, rival_DA: Floats, rival: str, resamples: int = 2000
+def report(
+    judged: Judged, accuracy_A: Floats, rivals: dict[str, Judged], resamples: int = 2000, seed: int = 0
 ) -> dict[str, Any]:
-    """What is to be told of a calibration: its statistics, its coverage, and how far it is ahead of a rival.
+    """Statistics as [value, low, high], coverage, and by rival the paired differences to it."""
+    coverage = judged.coverage
+    known: dict[str, Any] = {"draws": len(coverage)}
+    if np.isfinite(coverage).all():
+        known |= {"coverage_90": float(coverage.mean()), "coverage_90_of_draws": [coverage.min(), coverage.max()]}
 
-    Statistics are [value, low, high], means over draws of labels; a rival is fitted on the same draws.
-    """
-    statistics = {name: over_draws(name, judged.scores, accuracy_A, resamples=resamples) for name in BATCHED}
-    ahead = {name: over_draws(name, judged.scores, accuracy_A, rival_DA, resamples=resamples) for name in BATCHED}
-    return {
-        "labels": labels,
-        "draws": len(judged.coverage),
-        "coverage_90": float(judged.coverage.mean()),
-        "coverage_90_range": [float(judged.coverage.min()), float(judged.coverage.max())],
-        **{name: interval.as_list() for name, interval in statistics.items()},
-        f"minus_{rival}": {name: interval.as_list() for name, interval in ahead.items()},
-    }
+    def all_statistics(rival: Judged | None) -> dict[str, list[float]]:
+        return {name: over_draws(name, judged, accuracy_A, rival, resamples, seed).as_list() for name in BATCHED}
+
+    ahead = {f"minus {name}": all_statistics(rival) for name, rival in rivals.items()}
+    return {**known, **all_statistics(None), **ahead}

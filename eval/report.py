@@ -28,7 +28,8 @@ SHOWN = {
 PERCENT = ("regret", "choose_1_of_100")
 
 
-def _cell(statistic: str, interval: Interval) -> str:
+def cell(statistic: str, interval: Interval) -> str:
+    """A statistic with its interval as text; accuracies in percent."""
     scale, digits = (100, 2) if statistic in PERCENT else (1, 2)
     return (
         f"{scale * interval.value:.{digits}f} [{scale * interval.low:.{digits}f}, {scale * interval.high:.{digits}f}]"
@@ -39,7 +40,7 @@ def ranking_rows(ranking: Ranking) -> list[list[str]]:
     """Header and one row a method."""
     rows = [["method", *SHOWN.values(), "s / architecture"]]
     for name, statistics in ranking.table.items():
-        cells = [_cell(key, statistics[key]) for key in SHOWN]
+        cells = [cell(key, statistics[key]) for key in SHOWN]
         rows.append([name, *cells, f"{ranking.methods[name].seconds:.4f}"])
     return rows
 
@@ -98,6 +99,7 @@ def ranking_json(ranking: Ranking) -> dict[str, Any]:
         "paired_differences": {name: value.as_list() for name, value in ranking.differences.items()},
         "reliability": ranking.reliability,
         "noise_ceiling_kendall": ranking.ceiling,
+        "noise_ceiling": ranking.ceiling,
         "oracle_choose_1_of_100": ranking.oracle,
         "mean_accuracy": ranking.mean,
         "left_out": ranking.truth.left_out,

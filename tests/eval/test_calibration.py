@@ -6,7 +6,7 @@ from scipy import stats
 
 from eval.calibration import CalibrationConfig, calibrate, feature_matrix, principal
 from eval.ground_truth import read_ground_truth
-from eval.judging import draws_of_labels, judge, over_draws
+from eval.judging import Judged, draws_of_labels, judge, judge_baseline, over_draws, report, unlabelled
 from eval.metrics import kendall
 from eval.predictors import one_hot
 from train.config import SpaceConfig
@@ -25,11 +25,12 @@ def synthetic(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 def test_intervals_cover_what_they_promise_and_scores_improve(kind: str) -> None:
     config = CalibrationConfig(kind=kind)  # type: ignore[arg-type]
     features, accuracy = synthetic(1000, 0)
-    draws = draws_of_labels(300, 100, 4)
-    judged = judge(features[:300], accuracy[:300], features[300:], accuracy[300:], draws, config)
+    pool = np.arange(1000) < 300
+    judged = judge(features, accuracy, ~pool, draws_of_labels(pool, 100, 4), config)
+    assert (judged.asked == ~pool).all()
     assert 0.85 <= judged.coverage.mean() <= 0.96
-    alone = max(kendall(column, accuracy[300:]) for column in features[300:].T)
-    assert over_draws("kendall", judged.scores, accuracy[300:], resamples=50).value > alone + 0.03
+    alone = max(kendall(column, accuracy[~pool]) for column in features[~pool].T)
+    assert over_draws("kendall", judged, accuracy, resamples=50).value > alone + 0.03
 
 
 def test_a_higher_level_gives_wider_intervals_around_the_same_prediction() -> None:
@@ -80,15 +81,33 @@ def test_principal_directions_keep_what_differs_most() -> None:
 
 def test_intervals_over_draws_are_paired_and_widen_with_the_spread_of_draws() -> None:
     rng = np.random.default_rng(0)
-    truth = rng.normal(size=150)
-    same = np.tile(truth + rng.normal(size=150), (4, 1))
-    spread = truth + rng.normal(size=(4, 150)) * np.array([0.2, 0.5, 2, 6])[:, None]
+    truth, asked = rng.normal(size=150), np.ones((4, 150), bool)
+    same = Judged(np.tile(truth + rng.normal(size=150), (4, 1)), asked, np.full(4, np.nan))
+    noise = rng.normal(size=(4, 150)) * np.array([0.2, 0.5, 2, 6])[:, None]
+    spread = Judged(truth + noise, asked, np.full(4, np.nan))
     one = over_draws("kendall", same, truth, resamples=400)
-    assert one.value == pytest.approx(kendall(same[0], truth))
+    assert one.value == pytest.approx(kendall(same.scores[0], truth))
     assert over_draws("kendall", same, truth, same, resamples=50).as_list() == [0, 0, 0]
     several = over_draws("kendall", spread, truth, resamples=400)
     assert several.high - several.low > 1.5 * (one.high - one.low)
-    assert over_draws("kendall", same, truth, spread[3:], resamples=50).low > 0
+    bad = unlabelled(spread.scores[3], asked[0])
+    assert over_draws("kendall", same, truth, bad, resamples=50).low > 0
+
+
+def test_labelled_candidates_are_not_judged() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=80)
+    draws = draws_of_labels(np.ones(80, bool), 20, 2)
+    features = rng.normal(size=(80, 3))
+    judged = judge_baseline("ridge", features, truth, np.arange(80) < 60, draws)
+    values = []
+    for scores, rows in zip(judged.scores, draws, strict=True):
+        left = np.setdiff1d(np.arange(60), rows)
+        values.append(kendall(scores[left], truth[left]))
+    told = report(judged, truth, {"nothing": unlabelled(features[:, 0], np.arange(80) < 60)}, resamples=20)
+    assert told["kendall"][0] == pytest.approx(np.mean(values))
+    assert told["draws"] == 2 and "coverage_90" not in told
+    assert len(told["minus nothing"]["choose_1_of_100"]) == 3
 
 
 def test_bad_input_is_named() -> None:
@@ -102,4 +121,4 @@ def test_bad_input_is_named() -> None:
     with pytest.raises(ValueError, match=r"level=1.5"):
         CalibrationConfig(level=1.5)
     with pytest.raises(ValueError, match="labels=100"):
-        draws_of_labels(50, 100, 1)
+        draws_of_labels(np.ones(50, bool), 100, 1)
