@@ -25,6 +25,8 @@ from architectures.ops import Op
 from architectures.switch import run_op, switch_op
 
 Observe = Callable[[Array], Array]  # [B, H, W, C] input of a ReLU -> an array that is summed over ReLUs
+# (number of the block, the block, its input) -> its output and an array that is summed over blocks
+Around = Callable[[Array | int, Callable[[Array], Array], Array], tuple[Array, Array]]
 
 
 class Plan(NamedTuple):
@@ -52,8 +54,25 @@ class Plan(NamedTuple):
         return {name: array.reshape(self.cells, len(self.wiring), *array.shape[1:]) for name, array in slots.items()}
 
 
+def nothing_observed(x: Array, observe: Observe | None, around: Around | None) -> Array | float:
+    """The sum of observations before the first (0.0 where nothing observes)."""
+    if around is not None:
+        seen = jax.eval_shape(lambda x: around(0, lambda x: x, x)[1], x)
+    elif observe is not None:
+        seen = jax.eval_shape(observe, x)
+    else:
+        return 0.0
+    return jnp.zeros(seen.shape, seen.dtype)
+
+
 def run_stage(
-    plan: Plan, op_E: Array, slots: Mapping[str, Array], x: Array, observe: Observe | None = None
+    plan: Plan,
+    op_E: Array,
+    slots: Mapping[str, Array],
+    x: Array,
+    observe: Observe | None = None,
+    around: Around | None = None,
+    first: int = 0,
 ) -> tuple[Array, Array | float]:
     """Runs the stacked cells of a stage.
 
@@ -63,18 +82,17 @@ def run_stage(
         slots: leaf name -> [L * E, ...], cells in order, steps within a cell in order.
         x: [B, H, W, C].
         observe: summed over the inputs of all ops that rectify theirs (for activation-pattern proxies).
+        around: runs every cell in its place, and is summed over cells (for proxies that look at whole blocks); give
+            this or `observe`.
+        first: number of the first cell, for `around`.
 
     Returns:
-        The output [B, H, W, C] and the sum of observations (0.0 without `observe`).
+        The output [B, H, W, C] and the sum of observations (0.0 without any).
     """
     rectifies = jnp.array([op.rectifies for op in plan.ops])
-    nothing: Array | float = 0.0
-    if observe is not None:
-        observation = jax.eval_shape(observe, x)
-        nothing = jnp.zeros(observation.shape, observation.dtype)
+    nothing = nothing_observed(x, observe, around)
 
-    def cell(carry: tuple[Array, Array | float], slot_E: dict[str, Array]) -> tuple[tuple[Array, Array | float], None]:
-        x, total = carry
+    def run(x: Array, slot_E: dict[str, Array], total: Array | float) -> tuple[Array, Array | float]:
         bank = plan.bank(x)
         for step, (read, write) in enumerate(plan.wiring):
             source = _entry(bank, read)
@@ -82,9 +100,24 @@ def run_stage(
             if observe is not None:
                 total = total + lax.cond(rectifies[op_E[step]], observe, lambda _: nothing, source)
             _add(bank, write, switch_op(plan.ops, plan.layers, op_E[step], slot, source))
-        return (_entry(bank, -1), total), None
+        return _entry(bank, -1), total
 
-    (x, total), _ = lax.scan(cell, (x, nothing), plan.stack(slots), length=plan.cells)
+    def cell(carry: tuple[Array, Array | float], slot_E: dict[str, Array]) -> tuple[tuple[Array, Array | float], None]:
+        return run(carry[0], slot_E, carry[1]), None
+
+    def watched_cell(
+        carry: tuple[Array, Array | float], row: tuple[Array, dict[str, Array]]
+    ) -> tuple[tuple[Array, Array | float], None]:
+        assert around is not None
+        number, slot_E = row
+        x, seen = around(number, lambda x: run(x, slot_E, 0.0)[0], carry[0])
+        return (x, carry[1] + seen), None
+
+    if around is None:
+        (x, total), _ = lax.scan(cell, (x, nothing), plan.stack(slots), length=plan.cells)
+    else:
+        numbers = first + jnp.arange(plan.cells)
+        (x, total), _ = lax.scan(watched_cell, (x, nothing), (numbers, plan.stack(slots)))
     return x, total
 
 

@@ -21,9 +21,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
+from architectures.spaces import SearchSpace
+from eval.proxies.table import ProxyTable
+from train.data import Splits
 
 Result = TypeVar("Result")
 Rows = Sequence[Sequence[str]]
@@ -102,6 +108,25 @@ def peak_mb() -> float:
                 return int(line.split()[1]) * 1024 / 1e6
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def proxy_columns(
+    path: Path,
+    space: SearchSpace[Any],
+    splits: Splits,
+    architectures: Sequence[Any],
+    images: int = 64,
+    initialisations: int | None = 1,
+    seed: int = 0,
+) -> dict[str, NDArray[np.float64]]:
+    """Columns [A] of all proxies on the first training images, from the table at `path`; missing rows are added."""
+    provenance = {"data": dict(splits.provenance), "images": images}
+    table = ProxyTable(path, space, None, initialisations, seed, provenance)
+    with progress() as bar:
+        task = bar.add_task("proxies", total=len(architectures))
+        for count in table.run(architectures, splits.train.images[:images], splits.train.labels[:images]):
+            bar.advance(task, count)
+    return table.columns(architectures)
 
 
 # --------------------------------------------------------------------------------------------------------- reporting

@@ -9,7 +9,9 @@
     encoding of the banks), and by a supernet; and whether weights generated from a *wrong* encoding are worse.
 
 In (b) held-out classes fall into a development and a reported half, by a hash; the score was fixed on the first
-(ranking_variants.md) and this benchmark reads the second. Hypernetworks are trained into --runs and found there again.
+(ranking_variants.md) and this benchmark reads the second. There too are a combination of scores without labels, and a
+calibration fitted on a few accuracies from the development half. Hypernetworks are trained into --runs and found there
+again; proxies are kept in --proxies, which benchmarks/proxies.py fills too.
 """
 
 from __future__ import annotations
@@ -21,8 +23,10 @@ from typing import Any
 
 import numpy as np
 import tyro
-from common import console, finish
+from common import console, finish, proxy_columns
+from numpy.typing import NDArray
 
+from eval.combination import combination_report, gather
 from eval.ground_truth import GroundTruth, read_ground_truth
 from eval.metrics import Interval, bootstrap
 from eval.ranking import (
@@ -36,7 +40,7 @@ from eval.ranking import (
     generated_methods,
     timed_scores,
 )
-from eval.report import ranking_json, ranking_notes, ranking_rows
+from eval.report import SHOWN, cell, ranking_json, ranking_notes, ranking_rows
 from eval.scoring import ScoreConfig, Scorer
 from ghn import GHNConfig, Hypernetwork
 from train.config import SpaceConfig, TrainConfig
@@ -56,6 +60,9 @@ class Options:
     column: str = "cifar10_test_200ep"  # its accuracy column
     half: str = "reported"  # of the held-out classes of (b): "reported" or "development"
     runs: Path = Path("runs/benchmark-ranking")  # where hypernetworks are trained
+    proxies: Path = Path("runs/benchmark-proxies/reduced.csv")  # table of proxies, for (b)
+    labels: tuple[int, ...] = (30, 100)  # trained architectures that a calibration may see, in (b)
+    draws: int = 10  # of such labels
     images: int = 500  # images of each split that a score uses
     seeds: int = 3  # hypernetworks of each kind of data
     steps: int = 6000  # of every hypernetwork and supernet
@@ -86,6 +93,12 @@ def smash_config(options: Options) -> TrainConfig:
     return TrainConfig(space=SMASH_SPACE, steps=options.smash_steps)
 
 
+def hypernetworks_of(options: Options, name: str, config: TrainConfig) -> list[Hypernetwork]:
+    """A part's hypernetworks, one a seed."""
+    seeds = [dataclasses.replace(config, seed=seed) for seed in range(options.seeds)]
+    return [train(seed, options.runs / f"{name}-{seed.seed}") for seed in seeds]
+
+
 def part(
     options: Options,
     name: str,
@@ -107,7 +120,7 @@ def part(
     """
     splits = load(config.data)
     seeds = [dataclasses.replace(config, seed=seed) for seed in range(options.seeds)]
-    hypernetworks = [train(seed, options.runs / f"{name}-{seed.seed}") for seed in seeds]
+    hypernetworks = hypernetworks_of(options, name, config)
     supernet = train(dataclasses.replace(config, ghn=GHNConfig(delta=False)), options.runs / f"{name}-supernet")
     truth = select(hypernetworks[0])
     space = hypernetworks[0].space
@@ -135,6 +148,24 @@ def part(
     for key, method in _scored(supernet, splits, truth, options.images).items():
         methods[key.replace("generated weights", "delta = 0")] = method
     return compare(truth, {**methods, **free}, resamples=options.resamples), wrong
+
+
+def combined(
+    options: Options, name: str, config: TrainConfig, truth: GroundTruth, asked: NDArray[np.bool_]
+) -> dict[str, dict[str, Any]]:
+    """Scores without labels on the `asked` part of the truth, and calibrations from a few labels of the other part."""
+    splits, hypernetworks = load(config.data), hypernetworks_of(options, name, config)
+    proxies = proxy_columns(options.proxies, hypernetworks[0].space, splits, truth.architectures)
+    scorers = [Scorer(own, splits.train, splits.score, ScoreConfig(options.images)) for own in hypernetworks]
+    evidence = gather(hypernetworks, scorers, truth.architectures, proxies)
+    labels, draws = options.labels, options.draws
+    return combination_report(evidence, truth.accuracy, asked, ~asked, labels, draws, options.resamples)
+
+
+def combined_row(name: str, own: dict[str, Any], columns: int) -> list[str]:
+    """A row of the table; what was not computed stays empty."""
+    cells = [cell(key, Interval(*own[key])) if key in own else "" for key in SHOWN]
+    return [f"{name}, coverage {own['coverage_90']:.2f}" if "coverage_90" in own else name, *cells][:columns]
 
 
 def _wrong_graph(hypernetwork: Hypernetwork, splits: Splits, truth: GroundTruth, options: Options) -> Interval:
@@ -192,7 +223,17 @@ def main(options: Options) -> None:
 
             return read_ground_truth(table, space, options.column).select(wanted)
 
-        add("nasbench201", *part(options, "nasbench201", cifar10_config(options), nasbench_truth))
+        config = cifar10_config(options)
+        add("nasbench201", *part(options, "nasbench201", config, nasbench_truth))
+        space = config.space.build((16, 16, 3), 10)
+        held_out = read_ground_truth(table, space, options.column).select(
+            lambda architecture: space.held_out(architecture, config.held_out, config.held_out_seed)
+        )
+        development = np.array([space.held_out(a, 0.5, seed=1) for a in held_out.architectures])
+        asked = development == (options.half == "development")
+        report = combined(options, "nasbench201", config, held_out, asked)
+        results["nasbench201"] |= report | {"calibrated": report[f"calibrated_{max(options.labels)}"]}
+        rows.extend([["nasbench201", *combined_row(name, own, len(rows[0]) - 1)] for name, own in report.items()])
     finish("ranking", results, rows[0], rows[1:], notes, list(range(options.seeds)), options.out)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,8 @@ from eval.demo import DemoConfig
 from eval.demo import demo as run_demo
 from eval.html_report import write_html
 from eval.plots import scatter
+from eval.proxies.command import ProxiesConfig
+from eval.proxies.command import proxies as run_proxies
 from eval.rank import RankConfig
 from eval.rank import rank as run_rank
 from eval.truth_report import TruthConfig
@@ -29,6 +32,16 @@ def rank(config: Annotated[RankConfig, tyro.conf.arg(name="")], out: Path = Path
         out: folder for tables and plots.
     """
     run_rank(config, out, console)
+
+
+def proxies(config: Annotated[ProxiesConfig, tyro.conf.arg(name="")], out: Path = Path("runs/proxies.csv")) -> None:
+    """Score candidates by zero-cost proxies; run again to continue.
+
+    Args:
+        config: which proxies of which candidates.
+        out: CSV file, one row a candidate; how it was made is written beside it as JSON.
+    """
+    run_proxies(config, out, console)
 
 
 def demo(config: Annotated[DemoConfig, tyro.conf.arg(name="")], out: Path = Path("runs/demo")) -> None:
@@ -63,7 +76,14 @@ def ground_truth(config: Annotated[TruthConfig, tyro.conf.arg(name="")], out: Pa
 
 def main() -> None:
     """The console script."""
-    run_command({"rank": rank, "report": report, "ground-truth": ground_truth, "demo": demo}, __doc__ or "")
+    commands: dict[str, Callable[..., None]] = {
+        "rank": rank,
+        "report": report,
+        "ground-truth": ground_truth,
+        "proxies": proxies,
+        "demo": demo,
+    }
+    run_command(commands, __doc__ or "")
 
 
 if __name__ == "__main__":

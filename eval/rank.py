@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -196,19 +197,25 @@ def write_ranking(
 
 def select_candidates(config: RankConfig, hypernetwork: Hypernetwork) -> list[Any]:
     """The candidates that the configuration names."""
-    space = hypernetwork.space
-    if config.candidates.isdigit():
-        keep = None if config.seen or hypernetwork.held_out[0] == 0 else hypernetwork.unseen
-        return sample_classes(space, int(config.candidates), config.seed, keep)
-    if config.candidates == "all":
+    keep = None if config.seen or hypernetwork.held_out[0] == 0 else hypernetwork.unseen
+    return parse_candidates(config.candidates, hypernetwork.space, config.seed, keep)
+
+
+def parse_candidates(
+    text: str, space: SearchSpace[Any], seed: int = 0, keep: Callable[[Any], bool] | None = None
+) -> list[Any]:
+    """A number of sampled classes that satisfy `keep`, "all" classes, or the architectures of a file, one a line."""
+    if text.isdigit():
+        return sample_classes(space, int(text), seed, keep)
+    if text == "all":
         return representatives(space)
     try:
-        lines = Path(config.candidates).read_text().split("\n")
+        lines = Path(text).read_text().split("\n")
     except OSError as error:
-        raise ValueError(f"candidates {config.candidates!r}: a number, 'all', or a readable file ({error})") from error
+        raise ValueError(f"candidates {text!r}: a number, 'all', or a readable file ({error})") from error
     architectures = [space.from_string(line) for line in lines if line.strip()]
     if not architectures:
-        raise ValueError(f"candidates {config.candidates!r}: the file holds no architecture")
+        raise ValueError(f"candidates {text!r}: the file holds no architecture")
     return architectures
 
 

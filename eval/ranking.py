@@ -37,7 +37,7 @@ from eval.metrics import (
     split_half_kendall_top10,
     split_half_spearman,
 )
-from eval.nwot import nwot
+from eval.proxies import PROXIES, score
 from eval.scoring import Scorer, Scores
 
 Vector = NDArray[np.float64]
@@ -46,7 +46,6 @@ Vector = NDArray[np.float64]
 PRIMARY = "generated weights, training loss"
 SECONDARY = "generated weights, score-split loss"
 COMBINED = "generated weights + parameters"
-NWOT_IMAGES = 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,17 +124,18 @@ def free_methods(
 ) -> dict[str, Method]:
     """Rows that need no hypernetwork: parameter count, FLOPs, NWOT, random."""
 
-    def timed(score: Callable[[Sequence[Any]], Any]) -> Method:
-        score(architectures[:1])
+    def timed(scores: Callable[[Sequence[Any]], Any]) -> Method:
+        scores(architectures[:1])
         start = time.perf_counter()
-        values = np.asarray(score(architectures), np.float64)
+        values = np.asarray(scores(architectures), np.float64)
         return Method(values, (time.perf_counter() - start) / len(architectures))
 
-    batch = images[:NWOT_IMAGES]
+    batch = images[: PROXIES["nwot"].images]
+    no_labels = np.zeros(len(batch), np.int32)
     return {
         "parameters": timed(lambda some: [space.cost(a).parameters for a in some]),
         "FLOPs": timed(lambda some: [2 * space.cost(a).macs for a in some]),
-        "NWOT": timed(lambda some: nwot(space, some, batch)),
+        "NWOT": timed(lambda some: score(space, some, batch, no_labels, ["nwot"])["nwot"]),
         "random": timed(lambda some: np.random.default_rng(seed).permutation(len(some))),
     }
 

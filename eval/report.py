@@ -32,7 +32,8 @@ SHOWN = {
 PERCENT = ("regret", "choose_1_of_100")
 
 
-def _cell(statistic: str, interval: Interval) -> str:
+def cell(statistic: str, interval: Interval) -> str:
+    """A statistic with its interval as text; accuracies in percent."""
     scale, digits = (100, 2) if statistic in PERCENT else (1, 2)
     return (
         f"{scale * interval.value:.{digits}f} [{scale * interval.low:.{digits}f}, {scale * interval.high:.{digits}f}]"
@@ -44,7 +45,7 @@ def ranking_rows(ranking: Ranking) -> list[list[str]]:
     failed = bool(ranking.failures)  # the column is there when any method has some
     rows = [["method", *SHOWN.values(), "s / architecture", *(["failures"] if failed else [])]]
     for name, statistics in ranking.table.items():
-        cells = [_cell(key, statistics[key]) for key in SHOWN]
+        cells = [cell(key, statistics[key]) for key in SHOWN]
         rows.append([name, *cells, f"{ranking.methods[name].seconds:.4f}"])
         if failed:
             rows[-1].append(str(ranking.failures.get(name, 0)))

@@ -94,6 +94,16 @@ class Hypernetwork:
         """Weight arrays with a leading axis over the graphs."""
         return _generate_many(self.definition, self.parameters, stack_inputs([self.inputs(graph) for graph in graphs]))
 
+    def embed(self, graphs: Sequence[ArchGraph]) -> Array:
+        """[A, D] mean node states of A graphs: features of whole architectures, for regressors.
+
+        Raises:
+            ValueError: a supernet, or SMASH's hypernetwork: neither has node states.
+        """
+        if not self.config.delta or self.config.network != "graph":
+            raise ValueError("embed: only a graph hypernetwork has node states (GHNConfig.network='graph', delta=True)")
+        return _embed(self.definition, self.parameters, stack_inputs([self.inputs(graph) for graph in graphs]))
+
     def inputs(self, graph: ArchGraph) -> GraphInputs:
         """The graph as arrays of fixed shape."""
         return graph_inputs(graph, self.space.layout, self.vocabulary, self.space.schedule, self.config.noise)
@@ -133,3 +143,8 @@ def _generate(definition: nnx.GraphDef[GHN], parameters: Parameters, inputs: Gra
 def _generate_many(definition: nnx.GraphDef[GHN], parameters: Parameters, inputs: GraphInputs) -> dict[str, Array]:
     module = nnx.merge(definition, parameters)
     return jax.vmap(module)(inputs)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _embed(definition: nnx.GraphDef[GHN], parameters: Parameters, inputs: GraphInputs) -> Array:
+    return jax.lax.map(nnx.merge(definition, parameters).embedding, inputs, batch_size=64)

@@ -71,6 +71,11 @@ class GHN(nnx.Module):
         states_ND = self.propagation(states_ND, inputs.distances_NN, self.space.schedule, present_N)
         return self.norm(states_ND) if self.config.layer_norm else states_ND
 
+    def embedding(self, inputs: GraphInputs) -> Array:
+        """[D] mean of the states of all nodes: what the network knows of an architecture as a whole."""
+        present_N1 = (inputs.op_N != PADDING_OP)[:, None]
+        return (self.node_states(inputs) * present_N1).sum(0) / present_N1.sum()
+
     def deltas(self, inputs: GraphInputs, states_ND: Array) -> WeightArrays:
         """Group name -> [S, *shape] of unit order, whatever the norm of the states (with the MIP encoding)."""
         if self.config.encoding == "mip":

@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from architectures.executor import Observe
+from architectures.executor import Around, Observe
 from architectures.graph import ArchGraph
 from architectures.layers import Layers
 from architectures.layout import Layout, WeightArrays, Weights
@@ -52,6 +52,11 @@ class SearchSpace(abc.ABC, Generic[Architecture]):
     @abc.abstractmethod
     def layout(self) -> Layout:
         """The slot layout of the weights of any architecture."""
+
+    @property
+    @abc.abstractmethod
+    def block_count(self) -> int:
+        """Number of blocks, one after the other, that make up every network: what `forward` counts for `around`."""
 
     @property
     @abc.abstractmethod
@@ -107,8 +112,12 @@ class SearchSpace(abc.ABC, Generic[Architecture]):
         images: Array,
         layers: Layers,
         observe: Observe | None = None,
+        around: Around | None = None,
     ) -> tuple[Array, Array | float]:
-        """Logits [B, classes] and summed observations of images [B, H, W, C]: the executor, traceable, one program."""
+        """Logits [B, classes] and summed observations of images [B, H, W, C]: the executor, traceable, one program.
+
+        `observe` is called on the input of every ReLU, `around` in the place of every block; give one of them.
+        """
 
     @abc.abstractmethod
     def forward_static(self, arrays: WeightArrays, architecture: Architecture, images: Array, layers: Layers) -> Array:

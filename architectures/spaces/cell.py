@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from architectures.executor import Observe, Plan, run_stage, run_stage_static
+from architectures.executor import Around, Observe, Plan, run_stage, run_stage_static
 from architectures.graph import ArchGraph, GraphBuilder
 from architectures.layers import Layers
 from architectures.layout import Layout, WeightArrays
@@ -122,6 +122,11 @@ class CellSpace(SearchSpace[Cell]):
     def layout(self) -> Layout:
         """Stem, a group for every leaf name of every stage, reductions, head."""
         return skeleton.layout(self)
+
+    @property
+    def block_count(self) -> int:
+        """Stem, cells, and the residual blocks between stages."""
+        return self.stages * (self.cells + 1)
 
     @property
     def op_names(self) -> tuple[str, ...]:
@@ -251,6 +256,7 @@ class CellSpace(SearchSpace[Cell]):
         images: Array,
         layers: Layers,
         observe: Observe | None = None,
+        around: Around | None = None,
     ) -> tuple[Array, Array | float]:
         """Logits and summed observations, by the executor."""
         op_E = jnp.asarray(encoding["op"])
@@ -258,9 +264,10 @@ class CellSpace(SearchSpace[Cell]):
 
         def stage(index: int, x: Array) -> tuple[Array, Array | float]:
             slots = skeleton.stage_slots(arrays, index)
-            return run_stage(plan, op_E, slots, x, observe)
+            first = skeleton.block_number(self.cells, index)
+            return run_stage(plan, op_E, slots, x, observe, around, first)
 
-        return skeleton.forward(self.stages, arrays, images, layers, stage, observe)
+        return skeleton.forward(self, arrays, images, layers, stage, observe, around)
 
     def forward_static(self, arrays: WeightArrays, architecture: Cell, images: Array, layers: Layers) -> Array:
         """Logits by a plain program for this architecture alone."""
@@ -271,4 +278,4 @@ class CellSpace(SearchSpace[Cell]):
             slots = skeleton.stage_slots(arrays, index)
             return run_stage_static(plan, list(op_E), slots, x), 0.0
 
-        return skeleton.forward(self.stages, arrays, images, layers, stage, None)[0]
+        return skeleton.forward(self, arrays, images, layers, stage)[0]

@@ -6,13 +6,14 @@ between them that doubles the channels; batch normalisation, ReLU, global averag
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import jax
 from jax import Array
 
-from architectures.executor import Observe
+from architectures.executor import Around, Observe
 from architectures.graph import GraphBuilder, Place
 from architectures.layers import Layers
 from architectures.layout import LeafGroup, WeightArrays
@@ -95,8 +96,19 @@ def _relu_conv_bn(weights: Mapping[str, Array], x: Array, layers: Layers, stride
     return layers.batch_norm(y, weights["scale"], weights["bias"])
 
 
+def block_number(cells: int, stage: int) -> int:
+    """Number of the first cell of a stage: the stem is block 0, the residual block before a stage comes before it."""
+    return 1 + stage * (cells + 1)
+
+
 def forward(
-    stages: int, arrays: WeightArrays, images: Array, layers: Layers, stage: Stage, observe: Observe | None
+    space: CellSpace,
+    arrays: WeightArrays,
+    images: Array,
+    layers: Layers,
+    stage: Stage,
+    observe: Observe | None = None,
+    around: Around | None = None,
 ) -> tuple[Array, Array | float]:
     """Logits [B, classes] and summed observations; `stage(index, x)` runs the cells of a stage."""
     total: Array | float = 0.0
@@ -104,15 +116,29 @@ def forward(
     def seen(x: Array) -> Array | float:
         return 0.0 if observe is None else observe(x)
 
-    stem = _part(arrays, "stem")
-    x = layers.batch_norm(layers.conv(images, stem["kernel"]), stem["scale"], stem["bias"])
-    for index in range(stages):
+    def watched(number: int, run: Callable[[Array], Array], x: Array) -> Array:
+        nonlocal total
+        if around is None:
+            return run(x)
+        x, observed = around(number, run, x)
+        total = total + observed
+        return x
+
+    def stem(images: Array) -> Array:
+        own = _part(arrays, "stem")
+        return layers.batch_norm(layers.conv(images, own["kernel"]), own["scale"], own["bias"])
+
+    def reduction(index: int, x: Array) -> Array:
+        nonlocal total
+        hidden = _relu_conv_bn(_part(arrays, f"reduction{index}/a"), x, layers, stride=2)
+        total = total + seen(x) + seen(hidden)
+        shortcut = layers.conv(layers.avg_pool_2x2(x), _part(arrays, f"reduction{index}/shortcut")["kernel"])
+        return shortcut + _relu_conv_bn(_part(arrays, f"reduction{index}/b"), hidden, layers)
+
+    x = watched(0, stem, images)
+    for index in range(space.stages):
         if index > 0:
-            first = _part(arrays, f"reduction{index}/a")
-            hidden = _relu_conv_bn(first, x, layers, stride=2)
-            total = total + seen(x) + seen(hidden)
-            shortcut = layers.conv(layers.avg_pool_2x2(x), _part(arrays, f"reduction{index}/shortcut")["kernel"])
-            x = shortcut + _relu_conv_bn(_part(arrays, f"reduction{index}/b"), hidden, layers)
+            x = watched(block_number(space.cells, index) - 1, functools.partial(reduction, index), x)
         x, observed = stage(index, x)
         total = total + observed
     norm, classifier = _part(arrays, "norm"), _part(arrays, "classifier")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import ClassVar
 
 import jax
@@ -15,7 +15,7 @@ from jax import Array
 
 from architectures.bank_executor import BlockPlan
 from architectures.bank_weights import BankShape, BlockChoices, read_rows
-from architectures.executor import Observe
+from architectures.executor import Around, Observe
 from architectures.graph import ArchGraph
 from architectures.layers import Layers
 from architectures.layout import Layout, WeightArrays
@@ -312,6 +312,11 @@ class SMASH(SearchSpace[BankNetwork]):
         return bank_layout.layout(self)
 
     @property
+    def block_count(self) -> int:
+        """Stem and blocks, each with what leads to the next."""
+        return 1 + self.blocks
+
+    @property
     def op_names(self) -> tuple[str, ...]:
         """Kinds of node."""
         return bank_layout.OPS
@@ -361,6 +366,7 @@ class SMASH(SearchSpace[BankNetwork]):
         images: Array,
         layers: Layers,
         observe: Observe | None = None,
+        around: Around | None = None,
     ) -> tuple[Array, Array | float]:
         """Logits and summed observations, by the executor."""
         total: Array | float = 0.0
@@ -373,7 +379,7 @@ class SMASH(SearchSpace[BankNetwork]):
             total = total + observed
             return banks
 
-        logits, seen = self._skeleton(arrays, encoding, images, layers, block, observe)
+        logits, seen = self._skeleton(arrays, encoding, images, layers, block, observe, around)
         return logits, total + seen
 
     def forward_padded(self, arrays: WeightArrays, architecture: BankNetwork, images: Array, layers: Layers) -> Array:
@@ -387,7 +393,7 @@ class SMASH(SearchSpace[BankNetwork]):
             depth = len(architecture.blocks[index].layers)
             return plan.run_static(bank_layout.part(arrays, f"block{index}"), choices, depth, x)
 
-        return self._skeleton(arrays, encoding, images, layers, block, None)[0]
+        return self._skeleton(arrays, encoding, images, layers, block)[0]
 
     def _skeleton(
         self,
@@ -396,13 +402,19 @@ class SMASH(SearchSpace[BankNetwork]):
         images: Array,
         layers: Layers,
         block: bank_plain.RunBlock,
-        observe: Observe | None,
+        observe: Observe | None = None,
+        around: Around | None = None,
     ) -> tuple[Array, Array | float]:
         """Stem, blocks with what leads from one to the next, head."""
-        stem = bank_layout.only(arrays, "stem")
-        mask_N = jnp.arange(self.shape(0).channels) < encoding["channels"][0]
-        x = layers.batch_norm(layers.conv(images, stem["kernel"]), stem["scale"] * mask_N, stem["bias"] * mask_N)
-        for index in range(self.blocks):
+        total: Array | float = 0.0
+
+        def begin(images: Array) -> Array:
+            stem = bank_layout.only(arrays, "stem")
+            mask_N = jnp.arange(self.shape(0).channels) < encoding["channels"][0]
+            x = layers.conv(images, stem["kernel"])
+            return layers.batch_norm(x, stem["scale"] * mask_N, stem["bias"] * mask_N)
+
+        def advance(index: int, x: Array) -> Array:
             banks = block(index, x)
             leave = bank_layout.only(arrays, f"leave{index}")
             in_use_K = jnp.arange(self.banks[-1]) < encoding["banks"][index]
@@ -414,11 +426,19 @@ class SMASH(SearchSpace[BankNetwork]):
             x = layers.batch_norm(
                 banks @ (rows_RR @ leave["kernel"][0, 0]), leave["scale"] * mask, leave["bias"] * mask
             )
-            if not last:
-                x = layers.avg_pool_2x2(x)
+            return x if last else layers.avg_pool_2x2(x)
+
+        x = images
+        parts: list[Callable[[Array], Array]] = [begin, *(functools.partial(advance, i) for i in range(self.blocks))]
+        for number, run in enumerate(parts):
+            if around is None:
+                x = run(x)
+            else:
+                x, seen = around(number, run, x)
+                total = total + seen
         classifier = bank_layout.only(arrays, "classifier")
         logits = jax.nn.relu(x).mean((1, 2)) @ classifier["kernel"] + classifier["bias"]
-        return logits, 0.0 if observe is None else observe(x)
+        return logits, total if observe is None else total + observe(x)
 
     def forward_static(self, arrays: WeightArrays, architecture: BankNetwork, images: Array, layers: Layers) -> Array:
         """Logits by a plain program in the architecture's own widths."""

@@ -255,3 +255,19 @@ def test_config_without_base_and_delta_is_refused() -> None:
 def test_configs_whose_fields_do_not_go_together_are_refused(fields: dict[str, Any], mend: str) -> None:
     with pytest.raises(ValueError, match=r"GHNConfig\." + mend):
         GHNConfig(**fields)
+
+
+def test_embeddings_are_means_of_node_states(fresh: Hypernetwork, architectures: list[Cell]) -> None:
+    graphs = [fresh.space.graph(cell) for cell in architectures[:3]]
+    embeddings = np.asarray(fresh.embed(graphs))
+    module = nnx.merge(fresh.definition, fresh.parameters)
+    for embedding, graph in zip(embeddings, graphs, strict=True):
+        inputs = fresh.inputs(graph)
+        states = np.asarray(module.node_states(inputs))[inputs.op_N != 0]
+        assert len(states) == graph.nodes
+        np.testing.assert_allclose(embedding, states.mean(0), rtol=1e-4, atol=1e-6)
+
+
+def test_a_supernet_has_no_embedding(supernet: Hypernetwork) -> None:
+    with pytest.raises(ValueError, match="only a graph hypernetwork"):
+        supernet.embed([supernet.space.graph(CELL)])
