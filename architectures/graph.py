@@ -49,7 +49,13 @@ class Parameter:
         node: the node that owns it; a node may own several leaves.
         leaf: role and canonical shape.
         place: its slot in the space's layout, None for graphs that belong to no space.
-        axes: transposition from the canonical layout to the user's own; None when they are the same.
+        axes: transposition from the canonical layout (axes of copies, kernel positions, inputs, outputs, in this order,
+            each kind as many as the user has) to the user's own; None when they are the same.
+        shape: in the user's layout; None where it is the canonical one.
+        dtype: of the user's leaf.
+        part: indices into the leading axes of the user's leaf, where this row is one slice of it (scans over layers).
+        copies: tensors of the canonical shape that lie side by side in this row (experts, ensembles).
+        offset: the model adds 1 to it, so that 0 is its neutral value and not 1.
     """
 
     path: tuple[str, ...]
@@ -57,6 +63,11 @@ class Parameter:
     leaf: Leaf
     place: Place | None = None
     axes: tuple[int, ...] | None = None
+    shape: tuple[int, ...] | None = None
+    dtype: str = "float32"
+    part: tuple[int, ...] = ()
+    copies: int = 1
+    offset: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -134,7 +145,7 @@ class ArchGraph:
     @property
     def parameter_count(self) -> int:
         """Number of scalar parameters."""
-        return sum(int(np.prod(row.leaf.shape)) for row in self.parameters)
+        return sum(row.copies * int(np.prod(row.leaf.shape)) for row in self.parameters)
 
     @property
     def macs(self) -> int:
@@ -215,7 +226,11 @@ class GraphBuilder:
 
     def parameter(self, path: Sequence[str], node: int, leaf: Leaf, place: Place | None = None) -> None:
         """Adds a parameter leaf that `node` owns."""
-        self._parameters.append(Parameter(tuple(path), node, leaf, place))
+        self.add_parameter(Parameter(tuple(path), node, leaf, place))
+
+    def add_parameter(self, row: Parameter) -> None:
+        """Adds a row of the parameter table."""
+        self._parameters.append(row)
 
     def step(self, node: int) -> int:
         """The step of a node."""

@@ -12,8 +12,8 @@ from jax import Array
 
 from architectures.layers import Layers
 
-Role = Literal["kernel", "scale", "bias", "head_kernel", "head_bias"]
-ROLES: tuple[Role, ...] = ("kernel", "scale", "bias", "head_kernel", "head_bias")
+Role = Literal["kernel", "scale", "bias", "head_kernel", "head_bias", "embedding", "factor"]
+ROLES: tuple[Role, ...] = ("kernel", "scale", "bias", "head_kernel", "head_bias", "embedding", "factor")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,16 +21,17 @@ class Leaf:
     """One parameter array in canonical layout.
 
     Attributes:
-        role: what the array does; decides how it is initialised and decoded.
-        shape: (kh, kw, input channels, output channels) for a kernel, (inputs, outputs) for a head_kernel, (size,)
-            for the 1-D roles.
+        role: what the array does; decides how it is initialised and decoded. An embedding is looked up or added by
+            position; a factor is any other parameter (gates, temperatures, step sizes), whose size only its model knows.
+        shape: (kh, kw, input channels, output channels) for a kernel, (inputs, outputs) for a head_kernel, (rows,
+            width) for an embedding, (size,) for the 1-D roles.
     """
 
     role: Role
     shape: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        rank = {"kernel": 4, "head_kernel": 2}.get(self.role, 1)
+        rank = {"kernel": 4, "head_kernel": 2, "embedding": 2}.get(self.role, 1)
         if self.role not in ROLES:
             raise ValueError(f"Leaf.role={self.role!r}: use one of {', '.join(ROLES)}")
         if len(self.shape) != rank or min(self.shape) < 1:

@@ -1,0 +1,103 @@
+"""The vocabulary of traced graphs, and which JAX primitives mean what to tracing."""
+
+from __future__ import annotations
+
+OPS = (
+    # owners of kernels
+    "conv",
+    "conv_transpose",
+    "dense",
+    "embedding",
+    # elementwise parameters
+    "batch_norm",
+    "layer_norm",
+    "rms_norm",
+    "group_norm",
+    "scale",
+    "shift",
+    "position",
+    "gate",
+    "constant",
+    "carry",
+    # without parameters
+    "input",
+    "sum",
+    "product",
+    "concat",
+    "mix",
+    "aggregate",
+    "query_key",
+    "attend",
+    "matmul",
+    "softmax",
+    "normalise",
+    "stencil",
+    "max_pool",
+    "avg_pool",
+    "global_avg_pool",
+    "global_max_pool",
+    "relu",
+    "gelu",
+    "silu",
+    "sigmoid",
+    "tanh",
+    "activation",
+)
+
+# One operand, whose elements are only moved, copied, dropped or converted.
+VIEWS = frozenset(
+    "reshape transpose squeeze broadcast_in_dim slice rev expand_dims convert_element_type copy copy_p reduce_precision "
+    "stop_gradient device_put sharding_constraint name pvary pcast layout_constraint real imag".split()
+)
+
+# Of these, those that put other elements in an element's place: sums of what was moved are stencils, not doublings.
+MOVES = frozenset("slice rev dynamic_slice".split())
+
+# One result from operands of its shape, linear in each.
+LINEAR = frozenset("add add_any sub mul div neg select_n pad dynamic_slice dynamic_update_slice".split())
+
+# Elementwise or otherwise harmless to the source of data, and by what mark they are remembered.
+NONLINEAR = {
+    "max": "max",
+    "min": "max",
+    "clamp": "max",
+    "abs": "max",
+    "exp": "exp",
+    "exp2": "exp",
+    "log": "log",
+    "log1p": "log",
+    "expm1": "exp",
+    "logistic": "logistic",
+    "tanh": "tanh",
+    "erf": "erf",
+    "erfc": "erf",
+    "rsqrt": "rsqrt",
+    "sqrt": "rsqrt",
+    "pow": "power",
+    "integer_pow": "power",
+    "square": "power",
+    "sin": "wave",
+    "cos": "wave",
+}
+
+REDUCTIONS = frozenset("reduce_sum reduce_max reduce_min reduce_prod argmax argmin reduce_and reduce_or".split())
+
+# Comparisons and integer arithmetic: masks and indices, which do not change what the data is.
+SILENT = frozenset(
+    "eq ne lt le gt ge and or not xor is_finite rem floor ceil round sign shift_left shift_right_logical "
+    "shift_right_arithmetic iota".split()
+)
+
+SCANS_OF_ARRAYS = frozenset("cumsum cumprod cummax cummin cumlogsumexp sort top_k fft".split())
+
+SCATTERS = frozenset("scatter scatter-add scatter_add scatter-mul scatter_mul scatter-min scatter_min scatter-max scatter_max".split())
+
+POOLS = {
+    "reduce_window_max": "max_pool",
+    "reduce_window_min": "max_pool",
+    "reduce_window_sum": "avg_pool",
+    "reduce_window": "max_pool",
+    "select_and_gather_add": "max_pool",
+}
+
+ACTIVATIONS = frozenset(("relu", "gelu", "silu", "sigmoid", "tanh", "activation"))

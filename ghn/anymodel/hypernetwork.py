@@ -1,0 +1,149 @@
+"""The open hypernetwork: it knows ops by name and decodes leaves of any shape, so that it predicts for any traced model.
+
+A hypernetwork of a space has a learned base for every slot. A model that nobody has seen has no slots; here
+
+    weights = scale * unit_rms(gain[op] * noise + base[op] + delta(node state)),
+
+where base and delta are tiles, cut to smaller shapes and repeated with signs to larger ones, and the noise is a fixed
+bank that is read from a place that the node's surroundings in the graph decide. It makes all channels of a layer
+different, as an ordinary initialiser does, and leaves nothing to names or to the order of writing.
+
+Shape letters: N nodes, F features, D state width, K kernel positions along an axis, T channels of a tile.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from numpy.typing import NDArray
+
+from architectures.graph import ArchGraph
+from architectures.trace import OPS
+from ghn.anymodel.host import HostGHN, ancestor_distances
+from ghn.api import Parameters
+from ghn.config import GHNConfig
+from ghn.decoder import HeadDecoder, KernelDecoder, VectorDecoder
+from ghn.features import FEATURES, PADDING_OP, Bounds, NodeEncoder
+from ghn.propagation import GatedGNN
+
+KERNEL_OPS = ("conv", "conv_transpose", "dense", "embedding")
+OPEN_CONFIG = GHNConfig(width=32, message_width=16, hidden=32, tile=64, kernel_tile=7)
+
+# Models of any kind have sizes beyond those of a space of image classifiers (`ghn.features.BOUNDS`).
+OPEN_BOUNDS = {
+    "channels_in": Bounds(1, 2**20, log=True),
+    "channels_out": Bounds(1, 2**20, log=True),
+    "kernel": Bounds(1, 1024, log=True),
+    "stride": Bounds(1, 64, log=True),
+    "groups": Bounds(1, 2**16, log=True),
+    "dilation": Bounds(1, 1024, log=True),
+    "size": Bounds(1, 2**16, log=True),
+    "position": Bounds(0, 1),
+    "depth": Bounds(0, 1),
+}
+
+
+class OpenGHN(nnx.Module):
+    """The learned parts."""
+
+    def __init__(self, config: GHNConfig, vocabulary: tuple[str, ...], *, rngs: nnx.Rngs) -> None:
+        sizes = (config.width, config.hidden, config.tile)
+        self.kernel_ops = KERNEL_OPS
+        self.encoder = NodeEncoder(len(vocabulary), config.width, config.encoding, rngs=rngs)
+        self.propagation = GatedGNN(config.width, config.message_width, rngs=rngs)
+        self.kernel = KernelDecoder(*sizes, config.kernel_tile, config.delta_scale, rngs=rngs)
+        self.embedding = HeadDecoder(*sizes, config.delta_scale, rngs=rngs)
+        self.scale = VectorDecoder(*sizes, config.delta_scale**2, rngs=rngs)
+        self.bias = VectorDecoder(*sizes, config.delta_scale**3, rngs=rngs)
+        self.base = nnx.Dict(
+            {
+                name: nnx.Param(
+                    config.delta_scale * jax.random.normal(rngs.params(), (*_extent(name, config), config.tile, config.tile))
+                )
+                for name in KERNEL_OPS
+            }
+        )
+        self.noise = nnx.Param(jnp.ones(len(KERNEL_OPS), jnp.float32))
+
+
+def _extent(name: str, config: GHNConfig) -> tuple[int, int]:
+    """Kernel positions of an op's base."""
+    return (config.kernel_tile,) * 2 if name.startswith("conv") else (1, 1)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OpenHypernetwork:
+    """An open hypernetwork with its parameters.
+
+    Attributes:
+        config: what it is made of.
+        parameters: its learned state.
+        vocabulary: ops that it knows, by name.
+        bounds: of the attributes that it knows.
+        step: training steps behind it; 0 for a fresh one.
+    """
+
+    config: GHNConfig
+    parameters: Parameters
+    vocabulary: tuple[str, ...] = OPS
+    bounds: dict[str, Bounds] = dataclasses.field(default_factory=lambda: OPEN_BOUNDS)
+    step: int = 0
+
+    @classmethod
+    def create(
+        cls, config: GHNConfig = OPEN_CONFIG, seed: int = 0, vocabulary: tuple[str, ...] = OPS
+    ) -> OpenHypernetwork:
+        """A fresh, untrained hypernetwork.
+
+        Raises:
+            ValueError: a configuration with parts that open hypernetworks do not have.
+        """
+        for field, only in (("propagation", "gatedgnn"), ("encoding", "mip"), ("decoder", "tile"), ("network", "graph")):
+            if getattr(config, field) != only:
+                raise ValueError(f"GHNConfig.{field}={getattr(config, field)!r}: an open hypernetwork has {only!r} only")
+        module = OpenGHN(config, vocabulary, rngs=nnx.Rngs(seed))
+        return cls(config, nnx.state(module, nnx.Param), vocabulary)
+
+    @functools.cached_property
+    def host(self) -> HostGHN:
+        """Its arithmetic in NumPy."""
+        abstract = nnx.eval_shape(lambda: OpenGHN(self.config, self.vocabulary, rngs=nnx.Rngs(0)))
+        return HostGHN(nnx.merge(nnx.split(abstract, nnx.Param)[0], self.parameters))
+
+    def states(self, graph: ArchGraph) -> tuple[NDArray[np.float32], dict[int, str]]:
+        """[N, D] node states, and for nodes that are beyond what it knows, why."""
+        op_N, features_NF, unknown = node_inputs(graph, self.vocabulary, self.bounds)
+        near = ancestor_distances(graph.nodes, graph.edges)
+        return self.host.states(op_N, features_NF, near), unknown
+
+    @property
+    def parameter_count(self) -> int:
+        """Number of scalar parameters of the hypernetwork itself."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.parameters))
+
+
+def node_inputs(
+    graph: ArchGraph, vocabulary: tuple[str, ...], bounds: dict[str, Bounds]
+) -> tuple[NDArray[np.int32], NDArray[np.float32], dict[int, str]]:
+    """Op ids [N], features [N, F] in [0, 1], and for nodes that are outside vocabulary or bounds, why.
+
+    Others still see such a node: as one of an unknown op, with its attributes cut to their bounds.
+    """
+    ids = {name: 1 + index for index, name in enumerate(vocabulary)}
+    op_N = np.array([ids.get(op, PADDING_OP) for op in graph.ops], np.int32)
+    unknown = {node: f"op {graph.ops[node]!r} is not in the vocabulary" for node in np.flatnonzero(op_N == PADDING_OP)}
+    depth = graph.levels / max(int(graph.levels.max()), 1)
+    features = np.empty((graph.nodes, len(FEATURES)), np.float32)
+    for column, name in enumerate(FEATURES):
+        values, bound = depth if name == "depth" else graph.attributes[name], bounds[name]
+        inside = np.clip(values, bound.low, bound.high)
+        for node in np.flatnonzero(inside != values):
+            unknown[int(node)] = f"{name} {values[node]:g} is outside [{bound.low:g}, {bound.high:g}]"
+        features[:, column] = bound.scale(name, inside)
+    return op_N, features, unknown

@@ -1,0 +1,243 @@
+"""What a model's own initialiser does to a leaf: its mean and deviation, and its values where nothing is predicted.
+
+A hypernetwork emits weights in units of an initialiser's scale; where the model has an initialiser, its own scale is
+taken. Deviations are snapped to the formula that they come from (LeCun, He, Glorot, ...), so that the same network in two
+frameworks, one of which hands over arrays and the other a function, gets the very same weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+from jax.extend import core as jex
+from numpy.typing import NDArray
+
+from architectures.ops import Leaf
+
+SAMPLE = 16_384  # values of an array from which its moments are estimated
+FIXED = (1.0, 0.1, 0.05, 0.02, 0.01, 0.005, 0.001)  # deviations that people write down
+
+
+class Moments(NamedTuple):
+    """Of the values of a leaf.
+
+    Attributes:
+        mean, deviation: over the leaf.
+        count: values that they were estimated from; 0 where they are exact.
+    """
+
+    mean: float
+    deviation: float
+    count: int = 0
+
+
+class Initialiser(Protocol):
+    """A source of moments and values for leaves by their index."""
+
+    def moments(self, index: int) -> Moments | None:
+        """Moments of a leaf; None if they are not known."""
+
+    def values(self, indices: Sequence[int]) -> Mapping[int, NDArray[Any]]:
+        """The values of some leaves; those that it does not know are missing."""
+
+
+class NoInitialiser:
+    """Shapes only."""
+
+    def moments(self, index: int) -> Moments | None:
+        """Nothing."""
+        return None
+
+    def values(self, indices: Sequence[int]) -> Mapping[int, NDArray[Any]]:
+        """Nothing."""
+        return {}
+
+
+class ArrayInitialiser:
+    """Parameters that the user has initialised."""
+
+    def __init__(self, leaves: Sequence[Any]) -> None:
+        self._leaves = leaves
+
+    def moments(self, index: int) -> Moments | None:
+        """Estimated from SAMPLE values."""
+        leaf = self._leaves[index]
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            return None
+        flat = np.asarray(leaf).reshape(-1)
+        step = max(1, flat.size // SAMPLE) | 1  # odd, so as not to meet one column only
+        sample = flat[::step].astype(np.float64)
+        return Moments(float(sample.mean()), float(sample.std()), sample.size) if sample.size else None
+
+    def values(self, indices: Sequence[int]) -> Mapping[int, NDArray[Any]]:
+        """Copies."""
+        return {
+            index: np.array(self._leaves[index])
+            for index in indices
+            if not isinstance(self._leaves[index], jax.ShapeDtypeStruct)
+        }
+
+
+class TracedInitialiser:
+    """A function that initialises, read from its jaxpr and run only for leaves that are needed."""
+
+    def __init__(self, jaxpr: Any, run: Callable[[], Sequence[Any]]) -> None:
+        """Takes a closed jaxpr whose outputs are the leaves, and a function without arguments that returns them."""
+        self._moments = _moments_of(jaxpr.jaxpr, [None] * len(jaxpr.jaxpr.invars))
+        self._run = run
+
+    def moments(self, index: int) -> Moments | None:
+        """Exact, for sums and products of constants and of JAX's normal and uniform draws."""
+        return self._moments[index]
+
+    def values(self, indices: Sequence[int]) -> Mapping[int, NDArray[Any]]:
+        """Compiled for these leaves; all else is left out of the program."""
+        wanted = list(indices)
+        if not wanted:
+            return {}
+        arrays = jax.jit(lambda: [self._run()[index] for index in wanted])()
+        return {index: np.array(array) for index, array in zip(wanted, arrays, strict=True)}
+
+
+def snapped(moments: Moments, leaf: Leaf) -> tuple[float, str]:
+    """The deviation of an initialiser and the name of its formula, or the estimate in two digits."""
+    tolerance = 0.005 if moments.count == 0 else max(0.02, 4 / math.sqrt(2 * moments.count))
+    best = min(_formulas(leaf).items(), key=lambda item: abs(math.log(item[1] / moments.deviation)))
+    if abs(math.log(best[1] / moments.deviation)) <= tolerance:
+        return best[1], best[0]
+    return float(f"{moments.deviation:.1e}"), "its own"
+
+
+def rule(leaf: Leaf, looked_up: bool) -> tuple[float, str]:
+    """The deviation where no initialiser is known: LeCun's, as Flax and Haiku use; of tables, Flax's or 0.02."""
+    if leaf.role == "embedding":
+        return (leaf.shape[1] ** -0.5, "width") if looked_up else (0.02, "0.02")
+    return leaf.fan_in**-0.5, "LeCun"
+
+
+def _formulas(leaf: Leaf) -> dict[str, float]:
+    if leaf.role == "embedding":
+        return {"width": leaf.shape[1] ** -0.5} | {str(value): value for value in FIXED}
+    inputs = leaf.fan_in
+    outputs = inputs // leaf.shape[-2] * leaf.shape[-1]
+    formulas = {
+        "LeCun": inputs**-0.5,
+        "He": (2 / inputs) ** 0.5,
+        "Glorot": (2 / (inputs + outputs)) ** 0.5,
+        "He, fan out": (2 / outputs) ** 0.5,
+        "LeCun, fan out": outputs**-0.5,
+        "LeCun, uniform third": (3 * inputs) ** -0.5,
+    }
+    return formulas | {str(value): value for value in FIXED}
+
+
+# ------------------------------------------------------------------------------------------------- moments by jaxpr
+
+_PASSED = frozenset(
+    "broadcast_in_dim reshape transpose convert_element_type squeeze copy copy_p slice stop_gradient rev "
+    "sharding_constraint reduce_precision optimization_barrier".split()
+)
+_NUMBERS: dict[str, Callable[..., float]] = {
+    "add": lambda a, b: a + b,
+    "sub": lambda a, b: a - b,
+    "mul": lambda a, b: a * b,
+    "div": lambda a, b: a / b if b else math.nan,
+    "max": max,
+    "min": min,
+    "pow": lambda a, b: a**b,
+    "neg": lambda a: -a,
+    "sqrt": lambda a: math.sqrt(a),
+    "rsqrt": lambda a: 1 / math.sqrt(a),
+    "exp": math.exp,
+    "log": math.log,
+}
+
+
+def _moments_of(jaxpr: Any, arguments: Sequence[Moments | None]) -> list[Moments | None]:
+    """Moments of the outputs; only equations that they depend on are looked at."""
+    needed: set[Any] = {atom for atom in jaxpr.outvars if not isinstance(atom, jex.Literal)}
+    used = []
+    for equation in reversed(jaxpr.eqns):
+        if needed.intersection(equation.outvars):
+            used.append(equation)
+            needed.update(atom for atom in equation.invars if not isinstance(atom, jex.Literal))
+    known: dict[Any, Moments | None] = dict(zip(jaxpr.invars, arguments, strict=True))
+
+    def read(atom: Any) -> Moments | None:
+        if not isinstance(atom, jex.Literal):
+            return known.get(atom)
+        return Moments(float(atom.val), 0.0) if np.ndim(atom.val) == 0 and np.isreal(atom.val) else None
+
+    for equation in reversed(used):
+        known.update(zip(equation.outvars, _equation(equation, [read(atom) for atom in equation.invars]), strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def _equation(equation: Any, values: list[Moments | None]) -> Sequence[Moments | None]:
+    name, parameters = equation.primitive.name, equation.params
+    unknown: list[Moments | None] = [None] * len(equation.outvars)
+    drawn = _drawn(str(parameters.get("name", "")), values)
+    if drawn is not None:
+        return [drawn]
+    if name == "scan":
+        consts, carries = parameters["num_consts"], parameters["num_carry"]
+        start = [*values[:consts], *[None] * carries, *values[consts + carries :]]
+        outputs = _moments_of(parameters["jaxpr"].jaxpr, start)
+        return [*[None] * carries, *outputs[carries:]]
+    inner = parameters.get("jaxpr", parameters.get("call_jaxpr"))
+    inner = getattr(inner, "jaxpr", inner)
+    if inner is not None and len(getattr(inner, "invars", ())) == len(values):
+        return _moments_of(inner, values)
+    if name in _PASSED:
+        return [values[0]]
+    if None in values or not values:
+        return unknown
+    present = [value for value in values if value is not None]
+    if name == "concatenate":
+        mean = float(np.mean([value.mean for value in present]))
+        square = float(np.mean([value.mean**2 + value.deviation**2 for value in present]))
+        return [Moments(mean, math.sqrt(max(square - mean**2, 0.0)))]
+    if all(value.deviation == 0 for value in present) and name in _NUMBERS:
+        try:
+            return [Moments(_NUMBERS[name](*(value.mean for value in present)), 0.0)]
+        except (ValueError, ZeroDivisionError, OverflowError):
+            return unknown
+    return [_linear(name, present)]
+
+
+def _linear(name: str, values: list[Moments]) -> Moments | None:
+    """Sums and products of which at most one is random."""
+    if name == "neg":
+        return Moments(-values[0].mean, values[0].deviation)
+    if len(values) != 2:
+        return None
+    a, b = values
+    if name in ("add", "sub"):
+        sign = 1 if name == "add" else -1
+        return Moments(a.mean + sign * b.mean, math.hypot(a.deviation, b.deviation))
+    if name == "mul" and 0 in (a.deviation, b.deviation):
+        return Moments(a.mean * b.mean, abs(a.deviation * b.mean + b.deviation * a.mean))
+    if name == "div" and b.deviation == 0 and b.mean:
+        return Moments(a.mean / b.mean, a.deviation / abs(b.mean))
+    return None
+
+
+def _drawn(function: str, values: list[Moments | None]) -> Moments | None:
+    """Moments of JAX's own draws, which are functions of their own in a jaxpr."""
+    bounds = [value.mean for value in values if value is not None and value.deviation == 0]
+    if function in ("_normal", "_normal_real"):
+        return Moments(0.0, 1.0)
+    if function == "_truncated_normal" and len(bounds) == 2:
+        from scipy import stats
+
+        low, high = bounds
+        mean, variance = stats.truncnorm.stats(low, high, moments="mv")
+        return Moments(float(mean), float(variance) ** 0.5)
+    if function == "_uniform" and len(bounds) == 2:
+        low, high = bounds
+        return Moments((low + high) / 2, abs(high - low) / math.sqrt(12))
+    return None

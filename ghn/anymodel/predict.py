@@ -1,0 +1,130 @@
+"""`predict` and `predict_params`: all weights of a model that nobody here has seen, in one call."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from architectures.graph import ArchGraph
+from architectures.trace.api import graph_of_jaxpr, trace_jaxpr
+from ghn.anymodel.hypernetwork import OpenHypernetwork
+from ghn.anymodel.initialiser import ArrayInitialiser, Initialiser
+from ghn.anymodel.modules import adapt
+from ghn.anymodel.prediction import as_jax
+from ghn.anymodel.recognised import predict_graph
+from ghn.anymodel.report import Report
+from ghn.api import Hypernetwork
+
+AnyHypernetwork = OpenHypernetwork | Hypernetwork
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """Predicted weights of a model.
+
+    Attributes:
+        params: the model's own pytree: structure, shapes, dtypes, boxes and shardings are as it has them.
+        report: a row for every leaf; print it.
+        graph: that the weights were read from.
+        variables: for Linen, all collections, to be passed to `apply`; otherwise None.
+        model: for NNX, a copy of the module with the weights; otherwise None.
+        seconds: "trace" (JAX's own part), "graph", "hypernetwork", "emission".
+    """
+
+    params: Any
+    report: Report
+    graph: ArchGraph
+    variables: Any = None
+    model: Any = None
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+def predict(
+    model: Any,
+    *inputs: Any,
+    hypernetwork: AnyHypernetwork | None = None,
+    rng: jax.Array | None = None,
+    strict: bool = False,
+    graph: ArchGraph | None = None,
+    **apply_kwargs: Any,
+) -> Prediction:
+    """All weights of a Linen or NNX module.
+
+    Args:
+        model: the module; an NNX module may be abstract (`nnx.eval_shape`).
+        inputs: what it is called with: arrays or `jax.ShapeDtypeStruct`s.
+        hypernetwork: that predicts; None takes the package's (see `default_hypernetwork`).
+        rng: key for leaves that come from a Linen module's initialiser.
+        strict: raise where a leaf is not predicted.
+        graph: read the weights from this graph instead of the model's own (a control: it should cost accuracy).
+        apply_kwargs: further arguments of the call. Flags for training are set to evaluation where they are missing.
+
+    Raises:
+        TraceError: the model cannot be traced; names the line.
+        TypeError: neither a Linen nor an NNX module, or an argument of its call is missing.
+        ValueError: `strict`, and a leaf is not predicted.
+    """
+    adapted = adapt(model, inputs, rng, apply_kwargs)
+    prediction = _predict(
+        adapted.apply, adapted.params, adapted.state, inputs, adapted.initialiser, hypernetwork, strict, graph
+    )
+    variables, module = adapted.finish(prediction.params)
+    report = dataclasses.replace(prediction.report, notes=(*prediction.report.notes, *adapted.notes))
+    return dataclasses.replace(prediction, variables=variables, model=module, report=report)
+
+
+def predict_params(
+    apply: Callable[..., Any],
+    params: Any,
+    *inputs: Any,
+    hypernetwork: AnyHypernetwork | None = None,
+    strict: bool = False,
+    state: Any = None,
+    graph: ArchGraph | None = None,
+) -> Prediction:
+    """All weights of a function `apply(params, *inputs)`, whatever framework it comes from.
+
+    Args:
+        apply: a pure function, in evaluation mode.
+        params: pytree of arrays, which serve as the model's initialiser, or of `jax.ShapeDtypeStruct`s.
+        inputs: arrays or `jax.ShapeDtypeStruct`s.
+        hypernetwork: that predicts; None takes the package's (see `default_hypernetwork`).
+        strict: raise where a leaf is not predicted.
+        state: what is neither parameter nor data (running statistics, masks); `apply` then is `apply(params, state,
+            *inputs)`.
+        graph: read the weights from this graph instead of the model's own.
+
+    Raises:
+        TraceError: `apply` cannot be traced; names the line.
+        ValueError: `strict`, and a leaf is not predicted.
+    """
+    initialiser = ArrayInitialiser(jax.tree.leaves(params))
+    return _predict(apply, params, state, inputs, initialiser, hypernetwork, strict, graph)
+
+
+def _predict(
+    apply: Callable[..., Any],
+    params: Any,
+    state: Any,
+    inputs: tuple[Any, ...],
+    initialiser: Initialiser,
+    hypernetwork: AnyHypernetwork | None,
+    strict: bool,
+    graph: ArchGraph | None,
+) -> Prediction:
+    start = time.perf_counter()
+    jaxpr = trace_jaxpr(apply, params, *inputs, state=state)
+    traced = time.perf_counter()
+    own = graph_of_jaxpr(jaxpr, params, inputs, state)
+    seconds = {"trace": traced - start, "graph": time.perf_counter() - traced}
+    flat, structure = jax.tree.flatten(params)
+    leaves = predict_graph(hypernetwork, own, flat, initialiser, strict, graph)
+    before = time.perf_counter()
+    arrays = as_jax(leaves.arrays, flat)
+    seconds |= leaves.seconds
+    seconds["emission"] += time.perf_counter() - before
+    return Prediction(jax.tree.unflatten(structure, arrays), leaves.report, own, seconds=seconds)
