@@ -98,7 +98,10 @@ def _linen(model: nn.Module, inputs: tuple[Any, ...], rng: jax.Array, arguments:
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), abstract(inputs))
         return jax.tree.leaves(initialise(rng, *zeros))
 
-    everything = TracedInitialiser(jaxpr, run)
+    seed = int(np.asarray(jax.random.key_data(rng)).astype(np.uint64).sum()) if jnp.issubdtype(
+        rng.dtype, jax.dtypes.prng_key
+    ) else int(np.asarray(rng).astype(np.uint64).sum())
+    everything = TracedInitialiser(jaxpr, run, seed)
 
     def finish(params: Any) -> tuple[Any, Any]:
         state = {name: indices[name] for name in state_shapes}

@@ -48,7 +48,12 @@ class Leaves:
 
 
 def predict_leaves(
-    hypernetwork: OpenHypernetwork, graph: ArchGraph, leaves: Sequence[Any], initialiser: Initialiser, strict: bool
+    hypernetwork: OpenHypernetwork,
+    graph: ArchGraph,
+    leaves: Sequence[Any],
+    initialiser: Initialiser,
+    strict: bool,
+    read_from: ArchGraph | None = None,
 ) -> Leaves:
     """All leaves of a traced model, one after the other: no more memory than the leaves themselves and a few MB.
 
@@ -58,13 +63,17 @@ def predict_leaves(
         leaves: shapes and dtypes, in the order in which `graph` was traced.
         initialiser: of the model.
         strict: raise where a leaf is not predicted.
+        read_from: take node states from this graph instead; its nodes stand in for `graph`'s, one for one.
 
     Raises:
-        ValueError: `strict`, and a leaf is not predicted.
+        ValueError: `strict`, and a leaf is not predicted; or a `read_from` of another size.
     """
     start = time.perf_counter()
-    states, unknown = hypernetwork.states(graph)
-    colours = node_colours(graph)
+    if read_from is not None and read_from.nodes != graph.nodes:
+        raise ValueError(f"graph: {read_from.nodes} nodes, the model's own has {graph.nodes}; shuffle that one instead")
+    read = graph if read_from is None else read_from
+    states, unknown = hypernetwork.states(read)
+    colours = node_colours(read)
     after_states = time.perf_counter()
     rows = rows_by_leaf(graph, leaves)
     decisions = [[_decide(graph, row, unknown, initialiser.moments(i)) for row in own] for i, own in enumerate(rows)]
@@ -209,4 +218,5 @@ def as_jax(arrays: Sequence[NDArray[Any]], like: Sequence[Any]) -> list[jax.Arra
 
 
 def _spread(sharding: Any) -> bool:
-    return len(getattr(sharding, "device_set", ())) > 0
+    """Whether a sharding asks for anything but JAX's default device."""
+    return set(sharding.device_set) != {jax.local_devices()[0]}

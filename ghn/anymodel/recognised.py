@@ -1,4 +1,125 @@
-"""stub"""
-def predict_graph(hypernetwork, own, flat, initialiser, strict, graph):
-    from ghn.anymodel.prediction import predict_leaves
-    return predict_leaves(hypernetwork, own if graph is None else graph, flat, initialiser, strict)
+"""Which hypernetwork predicts for a graph, and what one of a space does: it recognises its networks among traced models."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from architectures.graph import ArchGraph, Parameter
+from architectures.spaces.recognise import NotRecognisedError, recognise
+from architectures.switch import cut
+from ghn.anymodel.emission import empty_aligned
+from ghn.anymodel.hypernetwork import OpenHypernetwork
+from ghn.anymodel.initialiser import Initialiser
+from ghn.anymodel.prediction import (
+    Decision,
+    Leaves,
+    make_report,
+    neutral,
+    predict_leaves,
+    refuse_fallbacks,
+    rows_by_leaf,
+)
+from ghn.api import Hypernetwork
+from ghn.checkpoint import load
+
+
+def predict_graph(
+    hypernetwork: OpenHypernetwork | Hypernetwork | None,
+    graph: ArchGraph,
+    leaves: Sequence[Any],
+    initialiser: Initialiser,
+    strict: bool,
+    read_from: ArchGraph | None = None,
+) -> Leaves:
+    """All leaves of a traced model.
+
+    Args:
+        hypernetwork: that predicts; None takes the package's.
+        graph: of the model.
+        leaves: arrays or shapes, in the order of `graph`'s parameters.
+        initialiser: of the model.
+        strict: raise where a leaf is not predicted.
+        read_from: another graph to read the weights from.
+
+    Raises:
+        ValueError: `strict`, and a leaf is not predicted; or `read_from` cannot stand in for `graph`.
+    """
+    hypernetwork = packaged() if hypernetwork is None else hypernetwork
+    if isinstance(hypernetwork, OpenHypernetwork):
+        return predict_leaves(hypernetwork, graph, leaves, initialiser, strict, read_from)
+    return _predict_space(hypernetwork, graph, leaves, initialiser, strict, read_from)
+
+
+@functools.cache
+def packaged() -> Hypernetwork:
+    """The trained hypernetwork inside the package. It knows the networks of its space and nothing else."""
+    return load("demo")
+
+
+def _predict_space(
+    hypernetwork: Hypernetwork,
+    graph: ArchGraph,
+    leaves: Sequence[Any],
+    initialiser: Initialiser,
+    strict: bool,
+    read_from: ArchGraph | None,
+) -> Leaves:
+    """As `predict_graph`, by a hypernetwork of a space."""
+    start = time.perf_counter()
+    space = hypernetwork.space
+    pairs: dict[int, Parameter] = {}
+    arrays: dict[str, Any] = {}
+    why = "this hypernetwork emits nothing here"
+    try:
+        architecture, pairs = recognise(space, graph)
+        read = space.graph(architecture) if read_from is None else _graph_in_space(hypernetwork, read_from)
+        weights = hypernetwork.generate(_inputs(hypernetwork, read, space.graph(architecture)))
+        arrays = {name: np.asarray(array) for name, array in weights.arrays.items()}
+    except NotRecognisedError as error:
+        if read_from is not None:
+            raise
+        why = f"the hypernetwork knows networks of {space.name} only: {error}"
+    after = time.perf_counter()
+    numbers = {id(row): number for number, row in enumerate(graph.parameters)}
+    rows = rows_by_leaf(graph, leaves)
+    decisions = [
+        [Decision(numbers[id(row)] in pairs, "" if numbers[id(row)] in pairs else why) for row in own] for own in rows
+    ]
+    if strict:
+        refuse_fallbacks(rows, decisions)
+    values = initialiser.values([i for i, own in enumerate(decisions) if not all(d.predicted for d in own)])
+    results = []
+    for i, (leaf, own) in enumerate(zip(leaves, rows, strict=True)):
+        out = empty_aligned(tuple(leaf.shape), np.dtype(leaf.dtype))
+        for row in own:
+            target = pairs.get(numbers[id(row)])
+            part = out[row.part] if row.part else out
+            if target is None:
+                part[...] = values[i][row.part] if i in values else neutral(graph, row)
+                continue
+            assert target.place is not None
+            slot = cut(arrays[target.place.group][target.place.slot], target.leaf.shape)
+            ordered = part if row.axes is None else part.transpose(np.argsort(row.axes))
+            ordered[...] = slot.reshape(ordered.shape)
+        results.append(out)
+    about = f"hypernetwork of {space.describe()}; {hypernetwork.step:,} training steps"
+    report = make_report(graph, leaves, rows, decisions, set(values), about)
+    return Leaves(results, report, {"hypernetwork": after - start, "emission": time.perf_counter() - after})
+
+
+def _graph_in_space(hypernetwork: Hypernetwork, graph: ArchGraph) -> ArchGraph:
+    """A graph as the space draws it: it is one already, or is recognised."""
+    if all(row.place is not None for row in graph.parameters):
+        return graph
+    return hypernetwork.space.graph(recognise(hypernetwork.space, graph)[0])
+
+
+def _inputs(hypernetwork: Hypernetwork, read: ArchGraph, own: ArchGraph) -> Any:
+    """Inputs that read the graph `read`, for the slots (and ops) of the graph `own`."""
+    inputs, wanted = hypernetwork.inputs(read), hypernetwork.inputs(own)
+    return inputs._replace(variant=wanted.variant)
