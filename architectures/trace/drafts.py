@@ -47,6 +47,7 @@ class Drafts:
         self.owner: dict[LeafRef, int] = {}
         self._leaf_shapes = leaf_shapes
         self._settled: dict[tuple[int, object], int] = {}
+        self._derived: dict[int | None, tuple[int, frozenset[str]]] = {}
 
     def add(self, op: str, inputs: Sequence[int], shape: Sequence[int], **attributes: float) -> int:
         """Adds a node; returns its id. `channels_out` and `channels_in` default to those of the inputs."""
@@ -104,6 +105,36 @@ class Drafts:
                 self.own_elementwise(node, ref, entry)
             self._settled[key] = node
         return self._settled[key]
+
+    def current(self, value: Value) -> Value:
+        """A value of which the node already exists, as that node's output."""
+        if value.source is None:
+            return value
+        what = frozenset(value.leaves) if value.leaves else (value.marks, value.shape)
+        node = self._settled.get((value.source, what))
+        return value if node is None else Value(value.shape, node)
+
+    def settle_now(self, value: Value) -> Value:
+        """`settle` for a value that others will read again: they shall find the node too (`current`)."""
+        node = self.settle(value)
+        if not value.leaves and value.source is not None:
+            self._settled[value.source, (value.marks, value.shape)] = node
+            self._derived[node] = (value.source, value.marks)
+        return Value(value.shape, node)
+
+    def rebased(self, values: list[Value]) -> list[Value]:
+        """Values of which one is a function of what became a node only later, as functions of that node."""
+        for node in {value.source for value in values}:
+            if node not in self._derived:
+                continue
+            source, marks = self._derived[node]
+            values = [
+                dataclasses.replace(value, source=node, marks=value.marks - marks)
+                if value.source == source and marks <= value.marks
+                else value
+                for value in values
+            ]
+        return values
 
     def own_elementwise(self, node: int, ref: LeafRef, entry: Entry) -> None:
         """Makes `node` own a leaf that entered by elementwise arithmetic."""

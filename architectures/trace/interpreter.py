@@ -46,6 +46,7 @@ class Interpreter:
     def equation(self, equation: Any, values: Values) -> Values:
         """What one equation returns."""
         name = equation.primitive.name
+        values = [self.drafts.current(value) for value in values]
         shapes = [_shape(var) for var in equation.outvars]
         if name in ("scan", "while", "cond"):
             from architectures.trace import control
@@ -93,11 +94,16 @@ class Interpreter:
         """
         if mark:
             values = [self._settled_parameters(value) if value.is_data else value for value in values]
+        if len({value.source for value in values if value.is_data}) > 1:
+            values = self.drafts.rebased(values)
         data = [value for value in values if value.is_data]
         others = [value for value in values if not value.is_data]
         if len({value.source for value in data}) > 1 or (name in ("add", "add_any") and _residual(data)):
             return self._join(name, data, others, shape)
         how = _how(name, data)
+        if how == "mul" and len(data) == 1 and any(value.leaves for value in others):
+            data = [self._finished(data[0])]
+            values = [*data, *others]
         leaves: dict[LeafRef, Entry] = {}
         literal_one = name in ("add", "add_any") and any(value.literal == 1.0 for value in others)
         for value in values:
@@ -128,9 +134,20 @@ class Interpreter:
 
         What may yet turn out to be the kernel of a convolution (StyleGAN's modulated ones) is left as it is.
         """
-        if not value.leaves or any(_kernel_like(entry) for entry in value.leaves.values()):
+        if not value.leaves or any(self._kernel_like(ref, entry) for ref, entry in value.leaves.items()):
             return value
         return Value(value.shape, self.drafts.settle(value))
+
+    def _kernel_like(self, ref: LeafRef, entry: Entry) -> bool:
+        """Whether a leaf that was multiplied with data may be a kernel: at least two axes."""
+        return entry.how == "mul" and sum(size > 1 for size in self.drafts.leaf_shape(ref)) >= 2
+
+    def _finished(self, value: Value) -> Value:
+        """A value that a parameter has been added to already has its node when the next factor enters: what follows is
+        a second normalisation."""
+        if any(entry.how == "add" for entry in value.leaves.values()):
+            return Value(value.shape, self.drafts.settle(value))
+        return value
 
     def _without_biases(self, value: Value, others: Values, leaves: dict[LeafRef, Entry]) -> dict[LeafRef, Entry]:
         """Gives parameters that are added to the very output of a kernel's owner to that owner, as its bias."""
@@ -208,6 +225,8 @@ class Interpreter:
     ) -> Value:
         """A product of data with data, or with a constant."""
         data = [value for value in operands if value.is_data or value.leaves]
+        if not data:
+            return Value(shape, marks=operands[0].marks | operands[1].marks)
         if len(data) == 1 and not (data[0].is_data and op != "dense"):
             (value,) = data
             if not value.is_data:  # parameters times a constant, such as the statistics of spectral normalisation
@@ -326,8 +345,10 @@ def _reduce(self: Interpreter, equation: Any, values: Values, shape: tuple[int, 
     if value.is_data:
         value = self._settled_parameters(value)
         size = math.prod(self.drafts.nodes[value.source].shape) if value.source is not None else 0
-        if not value.leaves and op_since(value, size) in ops.ACTIVATIONS - {"activation"}:
-            value = Value(value.shape, self.drafts.settle(value))
+        pooled = equation.params["axes"] == (len(value.shape) - 1,) and value.marks <= {"reduce_sum", "reduce_inner"}
+        op = None if value.leaves else op_since(value, size)
+        if op in ops.ACTIVATIONS - {"activation"} or (op == "global_avg_pool" and pooled):
+            value = self.drafts.settle_now(value)
     kept = [axis for axis in range(len(value.shape)) if axis not in axes]
     leaves = {ref: Entry(tuple(e.axes[a] for a in kept), e.how, e.offset) for ref, e in value.leaves.items()}
     kind = {"reduce_sum": "reduce_sum", "reduce_max": "reduce_max"}.get(equation.primitive.name, "reduce_other")
@@ -415,11 +436,6 @@ def _how(name: str, data: Values) -> str:
     if name in ("add", "add_any", "sub"):
         return "add"
     return "mul" if name in ("mul", "div") else name
-
-
-def _kernel_like(entry: Entry) -> bool:
-    """Whether a leaf that was multiplied with data may be a kernel: at least two axes."""
-    return entry.how == "mul" and len(union(entry.axes)) >= 2
 
 
 def _spans(entry: Entry, roles: Sequence[AxisRole], value: Value) -> bool:

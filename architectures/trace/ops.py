@@ -47,11 +47,11 @@ OPS = (
 # One operand, whose elements are only moved, copied, dropped or converted.
 VIEWS = frozenset(
     "reshape transpose squeeze broadcast_in_dim slice rev expand_dims convert_element_type copy copy_p reduce_precision "
-    "stop_gradient device_put sharding_constraint name pvary pcast layout_constraint real imag".split()
+    "split stop_gradient device_put sharding_constraint name pvary pcast layout_constraint real imag".split()
 )
 
 # Of these, those that put other elements in an element's place: sums of what was moved are stencils, not doublings.
-MOVES = frozenset("slice rev dynamic_slice".split())
+MOVES = frozenset("slice split rev dynamic_slice".split())
 
 # One result from operands of its shape, linear in each.
 LINEAR = frozenset("add add_any sub mul div neg select_n pad dynamic_slice dynamic_update_slice".split())

@@ -38,6 +38,9 @@ class Moments(NamedTuple):
     draw: str = ""
 
 
+UNREADABLE = Moments(math.nan, math.nan)  # there is an initialiser, but it does something of its own
+
+
 class Initialiser(Protocol):
     """A source of moments and values for leaves by their index."""
 
@@ -96,8 +99,8 @@ class TracedInitialiser:
         self._run, self._seed = run, seed
 
     def moments(self, index: int) -> Moments | None:
-        """Exact, for sums and products of constants and of JAX's normal and uniform draws."""
-        return self._moments[index]
+        """Exact, for sums and products of constants and of JAX's normal and uniform draws; UNREADABLE for others."""
+        return self._moments[index] or UNREADABLE
 
     def values(self, indices: Sequence[int]) -> Mapping[int, NDArray[Any]]:
         """Constants and draws of known distribution are made on the host: compiling a draw for every shape takes longer
@@ -208,7 +211,7 @@ def _equation(equation: Any, values: list[Moments | None]) -> Sequence[Moments |
     name, parameters = equation.primitive.name, equation.params
     unknown: list[Moments | None] = [None] * len(equation.outvars)
     drawn = _drawn(str(parameters.get("name", "")), values)
-    if drawn is not None:
+    if drawn is not None and len(unknown) == 1:
         return [drawn]
     if name == "scan":
         consts, carries = parameters["num_consts"], parameters["num_carry"]
@@ -220,8 +223,8 @@ def _equation(equation: Any, values: list[Moments | None]) -> Sequence[Moments |
     if inner is not None and len(getattr(inner, "invars", ())) == len(values):
         return _moments_of(inner, values)
     if name in _PASSED:
-        return [values[0]]
-    if None in values or not values:
+        return values[: len(unknown)]
+    if None in values or not values or len(unknown) > 1:
         return unknown
     present = [value for value in values if value is not None]
     if name == "concatenate":

@@ -142,7 +142,7 @@ def _filled(indices: Any, shapes: Any, initialiser: TracedInitialiser) -> Any:
     flat, structure = jax.tree.flatten(shapes)
     places = jax.tree.leaves(indices)
     moments = [initialiser.moments(place) for place in places]
-    computed = initialiser.values([p for p, m in zip(places, moments, strict=True) if m is None or m.deviation])
+    computed = initialiser.values([p for p, m in zip(places, moments, strict=True) if m is None or not m.deviation == 0])
     arrays = [
         computed[place] if place in computed else np.full(leaf.shape, moment.mean if moment else 0, leaf.dtype)
         for place, moment, leaf in zip(places, moments, flat, strict=True)

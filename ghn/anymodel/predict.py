@@ -32,7 +32,7 @@ class Prediction:
         graph: that the weights were read from.
         variables: for Linen, all collections, to be passed to `apply`; otherwise None.
         model: for NNX, a copy of the module with the weights; otherwise None.
-        seconds: "trace" (JAX's own part), "graph", "hypernetwork", "emission".
+        seconds: of CPU time: "trace" (JAX's own part), "graph", "hypernetwork", "emission".
     """
 
     params: Any
@@ -116,15 +116,15 @@ def _predict(
     strict: bool,
     graph: ArchGraph | None,
 ) -> Prediction:
-    start = time.perf_counter()
+    start = time.process_time()
     jaxpr = trace_jaxpr(apply, params, *inputs, state=state)
-    traced = time.perf_counter()
+    traced = time.process_time()
     own = graph_of_jaxpr(jaxpr, params, inputs, state)
-    seconds = {"trace": traced - start, "graph": time.perf_counter() - traced}
+    seconds = {"trace": traced - start, "graph": time.process_time() - traced}
     flat, structure = jax.tree.flatten(params)
     leaves = predict_graph(hypernetwork, own, flat, initialiser, strict, graph)
-    before = time.perf_counter()
+    before = time.process_time()
     arrays = as_jax(leaves.arrays, flat)
     seconds |= leaves.seconds
-    seconds["emission"] += time.perf_counter() - before
+    seconds["emission"] += time.process_time() - before
     return Prediction(jax.tree.unflatten(structure, arrays), leaves.report, own, seconds=seconds)

@@ -68,13 +68,13 @@ def predict_leaves(
     Raises:
         ValueError: `strict`, and a leaf is not predicted; or a `read_from` of another size.
     """
-    start = time.perf_counter()
+    start = time.process_time()
     if read_from is not None and read_from.nodes != graph.nodes:
         raise ValueError(f"graph: {read_from.nodes} nodes, the model's own has {graph.nodes}; shuffle that one instead")
     read = graph if read_from is None else read_from
     states, unknown = hypernetwork.states(read)
     colours = node_colours(read)
-    after_states = time.perf_counter()
+    after_states = time.process_time()
     rows = rows_by_leaf(graph, leaves)
     decisions = [[_decide(graph, row, unknown, initialiser.moments(i)) for row in own] for i, own in enumerate(rows)]
     if strict:
@@ -95,7 +95,7 @@ def predict_leaves(
             offset = bank_offset(colours[row.node], row.leaf.role, ordinal)
             _emit(hypernetwork, graph, row, decision, states[row.node], offset, part)
         arrays.append(out)
-    end = time.perf_counter()
+    end = time.process_time()
     about = f"open hypernetwork, {hypernetwork.parameter_count:,} parameters, " + (
         f"{hypernetwork.step:,} training steps" if hypernetwork.step else "NOT TRAINED: fresh weights of its own"
     )
@@ -121,16 +121,19 @@ def _decide(graph: ArchGraph, row: Parameter, unknown: dict[int, str], moments: 
     if row.node in unknown:
         return Decision(False, unknown[row.node])
     role = row.leaf.role
+    unreadable = moments is not None and np.isnan(moments.mean)
     if role in ("kernel", "embedding"):
         looked_up = graph.ops[row.node] == "embedding"
-        if moments is None or (moments.deviation == 0 and moments.mean == 0):
+        if moments is None or unreadable or (moments.deviation == 0 and moments.mean == 0):
             scale, name = rule(row.leaf, looked_up)
-            zero = "; initialised to 0" if moments is not None else ""
-            return Decision(True, f"scale: {name}{zero}", scale)
+            why = "" if moments is None else "; its own cannot be read" if unreadable else "; initialised to 0"
+            return Decision(True, f"scale: {name}{why}", scale)
         if abs(moments.mean) > moments.deviation:
             return Decision(False, f"initialised around {moments.mean:.2g}, which only the model knows")
         scale, name = snapped(moments, row.leaf)
         return Decision(True, f"scale: {name}", scale)
+    if role in ("scale", "bias") and unreadable:
+        return Decision(False, f"a {role} with an initialiser of its own")
     if role == "scale":
         neutral = 0.0 if row.offset else 1.0
         if moments is None or min(abs(moments.mean), abs(moments.mean - 1)) < 0.05:

@@ -70,7 +70,7 @@ def _predict_space(
     read_from: ArchGraph | None,
 ) -> Leaves:
     """As `predict_graph`, by a hypernetwork of a space."""
-    start = time.perf_counter()
+    start = time.process_time()
     space = hypernetwork.space
     pairs: dict[int, Parameter] = {}
     arrays: dict[str, Any] = {}
@@ -84,7 +84,7 @@ def _predict_space(
         if read_from is not None:
             raise
         why = f"the hypernetwork knows networks of {space.name} only: {error}"
-    after = time.perf_counter()
+    after = time.process_time()
     numbers = {id(row): number for number, row in enumerate(graph.parameters)}
     rows = rows_by_leaf(graph, leaves)
     decisions = [
@@ -109,7 +109,7 @@ def _predict_space(
         results.append(out)
     about = f"hypernetwork of {space.describe()}; {hypernetwork.step:,} training steps"
     report = make_report(graph, leaves, rows, decisions, set(values), about)
-    return Leaves(results, report, {"hypernetwork": after - start, "emission": time.perf_counter() - after})
+    return Leaves(results, report, {"hypernetwork": after - start, "emission": time.process_time() - after})
 
 
 def _graph_in_space(hypernetwork: Hypernetwork, graph: ArchGraph) -> ArchGraph:
