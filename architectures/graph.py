@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import jraph
 import numpy as np
@@ -156,6 +157,12 @@ class ArchGraph:
             for row in self.parameters
             if row.leaf.role in ("kernel", "head_kernel")
         )
+
+    def draw(self, path: str | Path) -> None:
+        """Writes a picture; see `architectures.draw`."""
+        from architectures.draw import draw
+
+        draw(self, path)
 
     def to_jraph(self, virtual_edges: bool = False) -> jraph.GraphsTuple:
         """The graph as a `jraph.GraphsTuple` of NumPy arrays.

@@ -21,8 +21,8 @@ from architectures.graph import ArchGraph, Parameter
 Floats = NDArray[np.float32]
 
 BANK = 1_048_573  # values of the noise, a prime
-CHUNK = 1 << 16  # values written at a time: 256 kB, within a core's second-level cache
-LONGEST = 1 << 18  # values of a row written at a time
+CHUNK = 1 << 15  # values written at a time: 128 kB, within a core's second-level cache
+LONGEST = 1 << 18  # values that are read without wrapping around
 
 
 @functools.cache
@@ -89,7 +89,7 @@ def empty_aligned(shape: tuple[int, ...], dtype: np.dtype) -> NDArray:
     return raw[start : start + size].view(dtype).reshape(shape)
 
 
-def write_matrix(out: NDArray, row: Parameter, tile: Floats, noise: float, scale: float, offset: int, mean: float = 0.0) -> None:
+def write_matrix(out: NDArray, row: Parameter, tile: Floats, noise: float, scale: float, offset: int) -> None:
     """Fills a leaf (or a part of it) with scale * (noise * bank + tile).
 
     Args:
@@ -99,14 +99,13 @@ def write_matrix(out: NDArray, row: Parameter, tile: Floats, noise: float, scale
         noise: factor of the bank.
         scale: of all.
         offset: where in the bank to start.
-        mean: added to all.
     """
     *_, inputs, outputs = row.leaf.shape
     tiles = tile.reshape(-1, *tile.shape[2:]) * np.float32(scale)
     kinds = _positions(row, tile.shape[:2])
     start = offset
     for index, matrix in zip(kinds, _matrices(out, row), strict=True):
-        _write(matrix, tiles[index], inputs, outputs, np.float32(noise * scale), start % BANK, np.float32(mean))
+        _write(matrix, tiles[index], inputs, outputs, np.float32(noise * scale), start % BANK)
         start += inputs * outputs
 
 
@@ -132,7 +131,7 @@ def _matrices(out: NDArray, row: Parameter) -> Iterator[NDArray]:
 
 
 
-def _write(matrix: NDArray, tile: Floats, inputs: int, outputs: int, noise: np.float32, start: int, mean: np.float32) -> None:
+def _write(matrix: NDArray, tile: Floats, inputs: int, outputs: int, noise: np.float32, start: int) -> None:
     """One [I, O] matrix, in chunks of rows that share a copy of the tile."""
     try:
         target = matrix.reshape(inputs, outputs, copy=False)
@@ -141,33 +140,32 @@ def _write(matrix: NDArray, tile: Floats, inputs: int, outputs: int, noise: np.f
     size = tile.shape[0]
     bank, signs = noise_bank(), block_signs()
     columns = np.arange(outputs)
-    wide = tile[:, columns % size] if outputs != size else tile  # [T, O]
+    wide = tile[:, :outputs] if outputs <= size else tile[:, columns % size]  # [T, O]
     copies = (columns // size) % len(signs)
-    rows = max(1, min(size, CHUNK // outputs))
-    scratch = None if target.dtype == np.float32 and target.flags.c_contiguous else np.empty((rows, outputs), np.float32)
+    rows = max(1, min(size, inputs, CHUNK // outputs))
+    direct = target.dtype == np.float32 and target.flags.c_contiguous
+    scratch = None if direct else np.empty((rows, outputs), np.float32)
+    signed = np.empty((rows, outputs), np.float32)
     for first in range(0, inputs, size):
-        block = signs[(first // size) % len(signs)][copies] if max(inputs, outputs) > size else None
+        block = signs[(first // size) % len(signs)][copies]
         for top in range(first, min(first + size, inputs), rows):
             bottom = min(top + rows, first + size, inputs)
             chunk = target[top:bottom] if scratch is None else scratch[: bottom - top]
-            _noise(bank, (start + top * outputs) % BANK, noise, chunk)
-            own = wide[top - first : bottom - first]
-            chunk += own if block is None else own * block
-            if mean:
-                chunk += mean
+            own = np.multiply(wide[top - first : bottom - first], block, out=signed[: bottom - top])
+            np.multiply(_bank_rows(bank, (start + top * outputs) % BANK, chunk.shape), noise, out=chunk)
+            np.add(chunk, own, out=chunk)
             if scratch is not None:
                 target[top:bottom] = chunk
     if not np.may_share_memory(target, matrix):
         matrix[...] = target.reshape(matrix.shape)
 
 
-def _noise(bank: Floats, start: int, factor: np.float32, out: Floats) -> None:
-    """factor * bank from `start` on, into a contiguous `out`."""
-    flat = out.reshape(-1)
-    for first in range(0, len(flat), LONGEST):
-        part = flat[first : first + LONGEST]
-        at = (start + first) % BANK
-        np.multiply(bank[at : at + len(part)], factor, out=part)
+def _bank_rows(bank: Floats, start: int, shape: tuple[int, ...]) -> Floats:
+    """[rows, O] of the bank from `start` on."""
+    size = shape[0] * shape[1]
+    if start + size > len(bank):  # only rows longer than LONGEST
+        return np.take(bank, (start + np.arange(size)) % BANK).reshape(shape)
+    return bank[start : start + size].reshape(shape)
 
 
 def write_vector(out: NDArray, vector_T: Floats, mean: float) -> None:
