@@ -41,7 +41,7 @@ def draw(graph: ArchGraph, path: str | Path) -> None:
     axes.set_ylim(-deep + 0.3, 0.7)
     for source, target in dict.fromkeys(map(tuple, graph.edges.tolist())):
         (x0, y0), (x1, y1) = places[source], places[target]
-        bend = 0.0 if y1 - y0 == 1 or x0 != x1 else 0.25
+        bend = 0.3 if y1 - y0 > 1 and abs(x1 - x0) < 0.6 else 0.0
         arrow = FancyArrowPatch(
             (x0, -y0 - 0.26),
             (x1, -y1 + 0.26),

@@ -22,7 +22,7 @@ class Leaf:
 
     Attributes:
         role: what the array does; decides how it is initialised and decoded. An embedding is looked up or added by
-            position; a factor is any other parameter (gates, temperatures, step sizes), whose size only its model knows.
+            position; a factor is any other parameter (gates, temperatures), whose size only its model knows.
         shape: (kh, kw, input channels, output channels) for a kernel, (inputs, outputs) for a head_kernel, (rows,
             width) for an embedding, (size,) for the 1-D roles.
     """

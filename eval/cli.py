@@ -1,4 +1,4 @@
-"""ghn-eval: ranks architectures by generated weights, tells what ground truth is worth, demonstrates it all."""
+"""ghn-eval: ranks architectures by generated weights, tells what ground truth is worth, predicts weights of models."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from eval.html_report import write_html
 from eval.plots import scatter
 from eval.proxies.command import ProxiesConfig
 from eval.proxies.command import proxies as run_proxies
+from eval.predict import PredictConfig
+from eval.predict import predict as run_predict
 from eval.rank import RankConfig
 from eval.rank import rank as run_rank
 from eval.truth_report import TruthConfig
@@ -74,6 +76,21 @@ def ground_truth(config: Annotated[TruthConfig, tyro.conf.arg(name="")], out: Pa
     run_ground_truth(config, out, console)
 
 
+def predict(
+    model: Annotated[str, tyro.conf.Positional],
+    config: Annotated[PredictConfig, tyro.conf.arg(name="")],
+    out: Path = Path("weights.safetensors"),
+) -> None:
+    """Predict all weights of a Linen or NNX model; print where each leaf comes from.
+
+    Args:
+        model: module:attribute, a module or a function that returns one.
+        config: its inputs, and what predicts.
+        out: a .safetensors file, or a folder for Orbax.
+    """
+    run_predict(model, config, out, console)
+
+
 def main() -> None:
     """The console script."""
     commands: dict[str, Callable[..., None]] = {
@@ -81,6 +98,7 @@ def main() -> None:
         "report": report,
         "ground-truth": ground_truth,
         "proxies": proxies,
+        "predict": predict,
         "demo": demo,
     }
     run_command(commands, __doc__ or "")

@@ -7,4 +7,19 @@ from ghn.checkpoint import CheckpointError, load, save_file
 from ghn.config import GHNConfig
 from ghn.hypernetwork import GHN
 
-__all__ = ["GHN", "CheckpointError", "GHNConfig", "Hypernetwork", "OpenHypernetwork", "Prediction", "Preprocessing", "Report", "calibrate", "load", "predict", "predict_params", "presets", "save_file"]
+__all__ = [
+    "GHN",
+    "CheckpointError",
+    "GHNConfig",
+    "Hypernetwork",
+    "OpenHypernetwork",
+    "Prediction",
+    "Preprocessing",
+    "Report",
+    "calibrate",
+    "load",
+    "predict",
+    "predict_params",
+    "presets",
+    "save_file",
+]

@@ -109,6 +109,8 @@ def _load_file(path: Path, space: SearchSpace[Any] | None) -> Hypernetwork:
         description = json.loads(metadata["description"])
     except json.JSONDecodeError as error:
         raise CheckpointError(f"{path}: its description is no JSON ({error}); copy or train it again") from error
+    if isinstance(description, dict) and description.get("kind") == "open":
+        return _load_open(path, description, tensors)
     hypernetwork = _empty(str(path), description, space)
     expected = _flat(hypernetwork.parameters)
     if set(expected) != set(tensors):
@@ -127,6 +129,15 @@ def _load_file(path: Path, space: SearchSpace[Any] | None) -> Hypernetwork:
         ]
     )
     return dataclasses.replace(hypernetwork, parameters=state)
+
+
+def _load_open(path: Path, description: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> Any:
+    from ghn.anymodel.files import restored  # which imports this module
+
+    try:
+        return restored(str(path), description, tensors)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: no open hypernetwork of this version ({error})") from error
 
 
 def _flat(parameters: Parameters) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Finds a traced network in a cell space: which architecture it is, and which slot each of its parameters fills.
 
 The skeleton is walked from the output to the input; what lies between two of its parts is a cell, brought to a normal
-form (nested sums of ops, skips dissolved) that is looked up among all cells of the space. Where a normal form belongs to
-several cells, which then compute the same function, the one with the fewest edges is taken.
+form (nested sums of ops, skips dissolved) that is looked up among all cells of the space. Where a normal form belongs
+to several cells, which then compute the same function, the one with the fewest edges is taken.
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ class _Reader:
         """The only input of `node`, which is one of `ops` with these attributes."""
         found = {name: float(self.attributes[name][node]) for name in sizes}
         if self.ops[node] not in ops or len(self.reads[node]) != 1 or found != sizes:
-            raise NotRecognisedError(f"node {node}, {self.ops[node]} {found or ''}, is no {'/'.join(ops)} {sizes or ''}")
+            raise NotRecognisedError(
+                f"node {node}, {self.ops[node]} {found or ''}, is no {'/'.join(ops)} {sizes or ''}"
+            )
         return self.reads[node][0]
 
     def convolution(self, node: int, rectified: bool = True, **sizes: float) -> tuple[int, int, int]:

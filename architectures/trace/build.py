@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 from architectures.graph import ArchGraph, GraphBuilder, Parameter
 from architectures.ops import Leaf
-from architectures.trace.drafts import Draft, Drafts, Owned
+from architectures.trace.drafts import AxisRole, Draft, Drafts, Owned
 from architectures.trace.values import LeafRef
 
-ELEMENTWISE = frozenset("sum product mix shift position scale gate normalise".split())
+ELEMENTWISE = frozenset(["sum", "product", "mix", "shift", "position", "scale", "gate", "normalise"])
 
 
 class LeafSpec(NamedTuple):
@@ -41,7 +41,7 @@ def build(drafts: Drafts, leaves: Sequence[LeafSpec], outputs: Sequence[int], ba
         if op.startswith("global_") and attributes["size"] > 1:  # a block is averaged, not the whole extent
             op = op.removeprefix("global_")
             attributes["kernel"] = _extent_ratio(drafts, index)
-        ids[index] = builder.node(op, _inputs(drafts, index, ids), **attributes)
+        ids[index] = builder.node(op, _inputs(drafts, index, ids), None, **attributes)
         parameters += [(owned.ref, _parameter(owned, ids[index], leaves[owned.ref.index])) for owned in node.owned]
     for _, row in sorted(parameters, key=lambda pair: pair[0]):
         builder.add_parameter(row)
@@ -59,14 +59,15 @@ def _complete_ownership(drafts: Drafts, leaves: Sequence[LeafSpec]) -> None:
         depths = {len(ref.part) for ref in refs}
         if len(depths) == 1 and len(refs) == math.prod(leaf.shape[: max(depths)]):
             continue
-        keep = min(refs, key=lambda ref: (drafts.owner[ref])) if refs else None
+        keep = min(refs, key=lambda ref: drafts.owner[ref]) if refs else None
         for ref in refs:
             node = drafts.nodes[drafts.owner[ref]]
             owned = next(o for o in node.owned if o.ref == ref)
             node.owned.remove(owned)
             if ref == keep:  # its node takes the whole leaf; indexed axes hold copies
                 missing = len(leaf.shape) - len(owned.axes)
-                axes = (*("stack",) * missing, *owned.axes) if owned.axes else ()
+                stack: tuple[AxisRole, ...] = tuple("stack" for _ in range(missing))
+                axes = stack + owned.axes if owned.axes else ()
                 node.owned.append(dataclasses.replace(owned, ref=LeafRef(index), axes=axes))
             else:
                 node.uses.append(LeafRef(index))
@@ -75,9 +76,9 @@ def _complete_ownership(drafts: Drafts, leaves: Sequence[LeafSpec]) -> None:
         else:
             unused.append(index)
     if unused:
-        node = drafts.add("constant", [], (1,))
+        holder = drafts.add("constant", [], (1,))
         for index in unused:
-            drafts.own(node, LeafRef(index), "factor")
+            drafts.own(holder, LeafRef(index), "factor")
 
 
 def _kept(nodes: Sequence[Draft], outputs: Sequence[int]) -> set[int]:
@@ -110,7 +111,7 @@ def _merge_sums(nodes: Sequence[Draft], kept: set[int], outputs: set[int]) -> se
         inputs: list[int] = []
         for source in nodes[index].inputs:
             inner = nodes[source]
-            if inner.op == "sum" and set(readers[source]) == {index} and not inner.owned and source not in outputs:
+            if inner.op == "sum" and readers[source] == [index] and not inner.owned and source not in outputs:
                 inputs += inner.inputs  # as often as it is summed
                 gone.add(source)
             else:
@@ -151,7 +152,9 @@ def _attributes(drafts: Drafts, readers: dict[int, list[int]], index: int, batch
     node = drafts.nodes[index]
     attributes = dict(node.attributes)
     if node.op == "input":
-        read = [drafts.nodes[r].attributes["channels_in"] for r in readers[index] if drafts.nodes[r].op in ("conv", "dense")]
+        read = [
+            drafts.nodes[r].attributes["channels_in"] for r in readers[index] if drafts.nodes[r].op in ("conv", "dense")
+        ]
         if read and read[0] in node.shape:
             attributes["channels_in"] = attributes["channels_out"] = read[0]
     extent = math.prod(node.shape) / max(batch, 1) / attributes["channels_out"]
@@ -164,7 +167,18 @@ def _parameter(owned: Owned, node: int, leaf: LeafSpec) -> Parameter:
     part = owned.ref.part
     shape = leaf.shape[len(part) :]
     if owned.role not in ("kernel", "embedding"):
-        return Parameter(leaf.path, node, Leaf(owned.role, (max(math.prod(shape), 1),)), None, None, shape, leaf.dtype, part, 1, owned.offset)
+        return Parameter(
+            leaf.path,
+            node,
+            Leaf(owned.role, (max(math.prod(shape), 1),)),
+            None,
+            None,
+            shape,
+            leaf.dtype,
+            part,
+            1,
+            owned.offset,
+        )
     groups = {role: [a for a, r in enumerate(owned.axes) if r == role] for role in ("stack", "space", "in", "out")}
     order = [axis for axes in groups.values() for axis in axes]
     back = tuple(order.index(axis) for axis in range(len(order)))

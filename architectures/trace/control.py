@@ -131,5 +131,3 @@ def _flow(jaxpr: Any, live: Sequence[bool]) -> list[bool]:
 
 def _hashable_in(atom: Any, reached: set[Any]) -> bool:
     return not hasattr(atom, "val") and atom in reached
-
-

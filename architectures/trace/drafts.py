@@ -222,7 +222,10 @@ def _parametric_op(value: Value, normalised: bool) -> str:
         return "batch_norm"
     hows = {entry.how for entry in value.leaves.values()}
     if hows == {"add"}:
-        spread = max(sum(bool(axes) and size > 1 for axes, size in zip(e.axes, value.shape, strict=True)) for e in value.leaves.values())
+        spread = max(
+            sum(bool(axes) and size > 1 for axes, size in zip(e.axes, value.shape, strict=True))
+            for e in value.leaves.values()
+        )
         return "position" if spread > 1 else "shift"
     return "scale" if hows == {"mul"} else "gate"
 

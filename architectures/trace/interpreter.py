@@ -29,8 +29,9 @@ class Interpreter:
 
         def read(atom: Any) -> Value:
             if isinstance(atom, jex.Literal):
-                number = float(atom.val) if math.prod(atom.aval.shape) == 1 and _is_number(atom.val) else None
-                return Value(tuple(atom.aval.shape), literal=number)
+                shape = _shape(atom)
+                number = float(atom.val) if math.prod(shape) == 1 and _is_number(atom.val) else None
+                return Value(shape, literal=number)
             return environment[atom]
 
         for equation in jaxpr.eqns:
@@ -203,10 +204,10 @@ class Interpreter:
         if len(kernels) > 1 and op == "dense" and math.prod(operands[0].shape) > math.prod(operands[1].shape):
             kernel = 0
         weight, data = operands[kernel], operands[1 - kernel]
-        inputs = []
+        inputs: list[int] = []
         if data.is_data or data.leaves or "state" not in data.marks:
             inputs.append(self.drafts.settle(data))
-        if weight.is_data:
+        if weight.source is not None:
             inputs.append(weight.source)
         outputs = math.prod(size for size, role in zip(weight.shape, roles[kernel], strict=True) if role == "out")
         contracted = math.prod(size for size, role in zip(weight.shape, roles[kernel], strict=True) if role == "in")
@@ -302,7 +303,10 @@ def _gather(self: Interpreter, equation: Any, values: Values, shape: tuple[int, 
         return Value(shape, node)
     if not table.is_data and not table.leaves:
         return Value(shape, None if index is None else index.source, {}, frozenset() if index is None else index.marks)
-    leaves = {ref: Entry(_gather_axes(equation, entry.axes, len(shape)), entry.how, entry.offset) for ref, entry in table.leaves.items()}
+    leaves = {
+        ref: Entry(_gather_axes(equation, entry.axes, len(shape)), entry.how, entry.offset)
+        for ref, entry in table.leaves.items()
+    }
     return Value(shape, table.source, leaves, table.marks)
 
 
@@ -352,7 +356,10 @@ def _reduce(self: Interpreter, equation: Any, values: Values, shape: tuple[int, 
     kept = [axis for axis in range(len(value.shape)) if axis not in axes]
     leaves = {ref: Entry(tuple(e.axes[a] for a in kept), e.how, e.offset) for ref, e in value.leaves.items()}
     kind = {"reduce_sum": "reduce_sum", "reduce_max": "reduce_max"}.get(equation.primitive.name, "reduce_other")
-    marks = {kind, "reduce_batch" if 0 in axes else "reduce_last" if axes == (len(value.shape) - 1,) else "reduce_inner"}
+    marks = {
+        kind,
+        "reduce_batch" if 0 in axes else "reduce_last" if axes == (len(value.shape) - 1,) else "reduce_inner",
+    }
     return Value(shape, value.source, leaves, value.marks | (marks if value.is_data else set()))
 
 
@@ -373,7 +380,9 @@ def _first(self: Interpreter, equation: Any, values: Values, shape: tuple[int, .
     """What matters is the first operand that is data or holds parameters."""
     chosen = next((value for value in values if value.is_data or value.leaves), values[0])
     axes = {ref: entry.axes for ref, entry in chosen.leaves.items()}
-    padded = chosen.viewed(shape, axes if len(shape) == len(chosen.shape) else {ref: no_axes(len(shape)) for ref in axes})
+    padded = chosen.viewed(
+        shape, axes if len(shape) == len(chosen.shape) else {ref: no_axes(len(shape)) for ref in axes}
+    )
     return padded.marked("moved") if chosen.is_data else padded
 
 
@@ -416,14 +425,15 @@ def _called(equation: Any) -> Any | None:
     for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
         inner = equation.params.get(key)
         jaxpr = getattr(inner, "jaxpr", inner)
-        if inner is not None and hasattr(jaxpr, "invars") and len(jaxpr.invars) == len(equation.invars):
-            if equation.primitive.name not in ops.POOLS and len(jaxpr.outvars) == len(equation.outvars):
-                return inner
+        if inner is None or not hasattr(jaxpr, "invars") or equation.primitive.name in ops.POOLS:
+            continue
+        if (len(jaxpr.invars), len(jaxpr.outvars)) == (len(equation.invars), len(equation.outvars)):
+            return inner
     return None
 
 
 def _residual(data: Values) -> bool:
-    """Whether a sum of two values of one source is a node: one of them with parameters, or the very same thing twice."""
+    """Whether a sum of two values of one source is a node: one has parameters, or it is the very same thing twice."""
     if len(data) != 2:
         return False
     with_parameters = [bool(value.leaves) for value in data]
@@ -445,7 +455,7 @@ def _spans(entry: Entry, roles: Sequence[AxisRole], value: Value) -> bool:
 
 
 def _is_kernel(value: Value, roles: Sequence[AxisRole]) -> bool:
-    if not value.leaves or "in" not in roles and "out" not in roles:
+    if not value.leaves or ("in" not in roles and "out" not in roles):
         return False
     if value.source is None:
         return True
@@ -488,5 +498,3 @@ def _gather_axes(equation: Any, axes: Axes, rank: int) -> Axes:
     for axis in free:
         result[axis] = looked_up
     return tuple(result)
-
-

@@ -46,15 +46,38 @@ OPS = (
 
 # One operand, whose elements are only moved, copied, dropped or converted.
 VIEWS = frozenset(
-    "reshape transpose squeeze broadcast_in_dim slice rev expand_dims convert_element_type copy copy_p reduce_precision "
-    "split stop_gradient device_put sharding_constraint name pvary pcast layout_constraint real imag".split()
+    [
+        "reshape",
+        "transpose",
+        "squeeze",
+        "broadcast_in_dim",
+        "slice",
+        "rev",
+        "expand_dims",
+        "convert_element_type",
+        "copy",
+        "copy_p",
+        "reduce_precision",
+        "split",
+        "stop_gradient",
+        "device_put",
+        "sharding_constraint",
+        "name",
+        "pvary",
+        "pcast",
+        "layout_constraint",
+        "real",
+        "imag",
+    ]
 )
 
 # Of these, those that put other elements in an element's place: sums of what was moved are stencils, not doublings.
-MOVES = frozenset("slice split rev dynamic_slice".split())
+MOVES = frozenset(["slice", "split", "rev", "dynamic_slice"])
 
 # One result from operands of its shape, linear in each.
-LINEAR = frozenset("add add_any sub mul div neg select_n pad dynamic_slice dynamic_update_slice".split())
+LINEAR = frozenset(
+    ["add", "add_any", "sub", "mul", "div", "neg", "select_n", "pad", "dynamic_slice", "dynamic_update_slice"]
+)
 
 # Elementwise or otherwise harmless to the source of data, and by what mark they are remembered.
 NONLINEAR = {
@@ -80,17 +103,51 @@ NONLINEAR = {
     "cos": "wave",
 }
 
-REDUCTIONS = frozenset("reduce_sum reduce_max reduce_min reduce_prod argmax argmin reduce_and reduce_or".split())
+REDUCTIONS = frozenset(
+    ["reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "argmax", "argmin", "reduce_and", "reduce_or"]
+)
 
 # Comparisons and integer arithmetic: masks and indices, which do not change what the data is.
 SILENT = frozenset(
-    "eq ne lt le gt ge and or not xor is_finite rem floor ceil round sign shift_left shift_right_logical "
-    "shift_right_arithmetic iota".split()
+    [
+        "eq",
+        "ne",
+        "lt",
+        "le",
+        "gt",
+        "ge",
+        "and",
+        "or",
+        "not",
+        "xor",
+        "is_finite",
+        "rem",
+        "floor",
+        "ceil",
+        "round",
+        "sign",
+        "shift_left",
+        "shift_right_logical",
+        "shift_right_arithmetic",
+        "iota",
+    ]
 )
 
-SCANS_OF_ARRAYS = frozenset("cumsum cumprod cummax cummin cumlogsumexp sort top_k fft".split())
+SCANS_OF_ARRAYS = frozenset(["cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "sort", "top_k", "fft"])
 
-SCATTERS = frozenset("scatter scatter-add scatter_add scatter-mul scatter_mul scatter-min scatter_min scatter-max scatter_max".split())
+SCATTERS = frozenset(
+    [
+        "scatter",
+        "scatter-add",
+        "scatter_add",
+        "scatter-mul",
+        "scatter_mul",
+        "scatter-min",
+        "scatter_min",
+        "scatter-max",
+        "scatter_max",
+    ]
+)
 
 POOLS = {
     "reduce_window_max": "max_pool",

@@ -38,7 +38,9 @@ def calibrate(model: Any, variables: Any, batches: Iterable[Any], **apply_kwargs
     """
     if isinstance(model, nn.Module):
         if not variables or COLLECTION not in variables:
-            raise ValueError(f"variables: no {COLLECTION!r} collection; {type(model).__name__} has nothing to calibrate")
+            raise ValueError(
+                f"variables: no {COLLECTION!r} collection; {type(model).__name__} has nothing to calibrate"
+            )
         arguments, _ = in_mode(type(model).__call__, apply_kwargs, training=True)
         rngs = {"dropout": jax.random.key(0)}
 
@@ -50,19 +52,19 @@ def calibrate(model: Any, variables: Any, batches: Iterable[Any], **apply_kwargs
         return {**variables, COLLECTION: _pooled(run, variables[COLLECTION], batches)}
     if not isinstance(model, nnx.Module):
         raise TypeError(f"model: {type(model).__name__} is neither a Linen nor an NNX module")
-    definition, statistics, rest = nnx.split(model, nnx.BatchStat, ...)
+    definition, statistics, *(rest,) = nnx.split(model, nnx.BatchStat, ...)
     if not jax.tree.leaves(statistics):
         raise ValueError(f"model: {type(model).__name__} has no running statistics to calibrate")
     arguments, _ = in_mode(type(model).__call__, apply_kwargs, training=True)
 
     @jax.jit
     def run_nnx(statistics: Any, *inputs: Any) -> Any:
-        module = nnx.merge(definition, statistics, rest)
+        module: Any = nnx.merge(definition, statistics, rest)
         module.train()
-        module(*inputs, **arguments)  # type: ignore[operator]
+        module(*inputs, **arguments)
         return nnx.state(module, nnx.BatchStat)
 
-    calibrated = nnx.merge(definition, _pooled(run_nnx, statistics, batches), rest)
+    calibrated: Any = nnx.merge(definition, _pooled(run_nnx, statistics, batches), rest)
     calibrated.eval()
     return calibrated
 

@@ -1,7 +1,7 @@
 """From tiles to leaves, on the host and piece by piece: a leaf is written once, in cache-sized chunks.
 
-The fixed noise is a bank of a prime number of values. A leaf reads it from a place of its own, row after row in canonical
-layout, so that rows and columns of one leaf are different (a period of the bank never falls on the same column).
+The fixed noise is a bank of a prime number of values. A leaf reads it from a place of its own, row after row in
+canonical layout, so that rows and columns of one leaf differ (a period of the bank never falls on the same column).
 
 Shape letters: I inputs, O outputs, T channels of a tile.
 """
@@ -12,12 +12,14 @@ import functools
 import hashlib
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from architectures.graph import ArchGraph, Parameter
 
+Array = NDArray[Any]
 Floats = NDArray[np.float32]
 
 BANK = 1_048_573  # values of the noise, a prime
@@ -81,7 +83,7 @@ def bank_offset(colour: bytes, role: str, ordinal: int) -> int:
     return int.from_bytes(_digest(colour, role.encode(), str(ordinal).encode()), "big") % BANK
 
 
-def empty_aligned(shape: tuple[int, ...], dtype: np.dtype) -> NDArray:
+def empty_aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """An array that JAX on a CPU takes over without a copy (aligned to 64 bytes)."""
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     raw = np.empty(size + 64, np.uint8)
@@ -89,7 +91,7 @@ def empty_aligned(shape: tuple[int, ...], dtype: np.dtype) -> NDArray:
     return raw[start : start + size].view(dtype).reshape(shape)
 
 
-def write_matrix(out: NDArray, row: Parameter, tile: Floats, noise: float, scale: float, offset: int) -> None:
+def write_matrix(out: Array, row: Parameter, tile: Floats, noise: float, scale: float, offset: int) -> None:
     """Fills a leaf (or a part of it) with scale * (noise * bank + tile).
 
     Args:
@@ -117,7 +119,7 @@ def _positions(row: Parameter, have: tuple[int, int]) -> Iterator[int]:
             yield (i % have[0]) * have[1] + j % have[1]
 
 
-def _matrices(out: NDArray, row: Parameter) -> Iterator[NDArray]:
+def _matrices(out: Array, row: Parameter) -> Iterator[Array]:
     """Every [inputs..., outputs...] matrix of a leaf as a view, in canonical order of copies and positions."""
     ordered = out if row.axes is None else out.transpose(np.argsort(row.axes))
     kh, kw = row.leaf.shape[:2] if row.leaf.role == "kernel" else (1, 1)
@@ -129,9 +131,7 @@ def _matrices(out: NDArray, row: Parameter) -> Iterator[NDArray]:
         yield ordered[index]
 
 
-
-
-def _write(matrix: NDArray, tile: Floats, inputs: int, outputs: int, noise: np.float32, start: int) -> None:
+def _write(matrix: Array, tile: Floats, inputs: int, outputs: int, noise: np.float32, start: int) -> None:
     """One [I, O] matrix, in chunks of rows that share a copy of the tile."""
     try:
         target = matrix.reshape(inputs, outputs, copy=False)
@@ -168,7 +168,7 @@ def _bank_rows(bank: Floats, start: int, shape: tuple[int, ...]) -> Floats:
     return bank[start : start + size].reshape(shape)
 
 
-def write_vector(out: NDArray, vector_T: Floats, mean: float) -> None:
+def write_vector(out: Array, vector_T: Floats, mean: float) -> None:
     """Fills a 1-D leaf with mean + vector, repeated to its length."""
     flat = np.resize(vector_T, out.size) + np.float32(mean)
     out[...] = flat.reshape(out.shape)

@@ -1,12 +1,12 @@
 """The open hypernetwork's forward pass in NumPy, for prediction.
 
-What is predicted is different for every model, so that compiled code would be compiled anew for every size of graph and
-shape of leaf. On the host nothing is compiled. The cost of propagation is linear in nodes plus edges, virtual ones
-included: a node gathers what the nodes within MAX_DISTANCE have sent. `tests/ghn/anymodel/test_host.py` holds this to the
-module in JAX.
+What is predicted is different for every model, so that compiled code would be compiled anew for every size of graph
+and shape of leaf. On the host nothing is compiled. The cost of propagation is linear in nodes plus edges, virtual ones
+included: a node gathers what the nodes within MAX_DISTANCE have sent. `tests/ghn/anymodel/test_host.py` holds this to
+the module in JAX.
 
-Shape letters: N nodes, F features, D state width, M hidden units of a message network, K kernel positions along an axis,
-H hidden units of a decoder, T channels of a tile.
+Shape letters: N nodes, F features, D state width, M hidden units of a message network, K kernel positions along an
+axis, H hidden units of a decoder, T channels of a tile.
 """
 
 from __future__ import annotations
@@ -52,7 +52,10 @@ class HostGHN:
         self._positions, self._mix = _linear(kernel.positions), _linear(kernel.mix)
         self._channels = _array(kernel.channels)
         self._rows = (_linear(module.embedding.hidden), _array(module.embedding.channels))
-        self._vectors = {role: (_linear(getattr(module, role).hidden), _linear(getattr(module, role).output)) for role in ("scale", "bias")}
+        self._vectors = {
+            role: (_linear(getattr(module, role).hidden), _linear(getattr(module, role).output))
+            for role in ("scale", "bias")
+        }
         self._base = {name: _array(base) for name, base in module.base.items()}
         self._noise = _array(module.noise)
 
@@ -150,7 +153,7 @@ def ancestor_distances(nodes: int, edges: NDArray[np.int64]) -> list[NDArray[np.
 def _reached(row: NDArray[np.uint8]) -> Reach:
     nodes = np.flatnonzero(row != 255)
     distances = row[nodes]
-    return Reach(nodes, 1 / distances.astype(np.float32), nodes[distances == 1])
+    return Reach(nodes, np.reciprocal(distances, dtype=np.float32), nodes[distances == 1])
 
 
 def _reversed(before: Sequence[Reach]) -> list[Reach]:
@@ -195,4 +198,3 @@ def _leaky(x: Floats) -> Floats:
 
 def _constant_norm(x: Floats) -> Floats:
     return x / np.sqrt(np.maximum(np.mean(np.square(x), -1, keepdims=True), 1e-20))
-

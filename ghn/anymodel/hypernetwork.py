@@ -1,4 +1,4 @@
-"""The open hypernetwork: it knows ops by name and decodes leaves of any shape, so that it predicts for any traced model.
+"""The open hypernetwork: it knows ops by name and decodes leaves of any shape, so that it predicts for any model.
 
 A hypernetwork of a space has a learned base for every slot. A model that nobody has seen has no slots; here
 
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +63,8 @@ class OpenGHN(nnx.Module):
         self.base = nnx.Dict(
             {
                 name: nnx.Param(
-                    config.delta_scale * jax.random.normal(rngs.params(), (*_extent(name, config), config.tile, config.tile))
+                    config.delta_scale
+                    * jax.random.normal(rngs.params(), (*_extent(name, config), config.tile, config.tile))
                 )
                 for name in KERNEL_OPS
             }
@@ -104,11 +104,19 @@ class OpenHypernetwork:
         Raises:
             ValueError: a configuration with parts that open hypernetworks do not have.
         """
-        for field, only in (("propagation", "gatedgnn"), ("encoding", "mip"), ("decoder", "tile"), ("network", "graph")):
+        for field, only in (
+            ("propagation", "gatedgnn"),
+            ("encoding", "mip"),
+            ("decoder", "tile"),
+            ("network", "graph"),
+        ):
             if getattr(config, field) != only:
-                raise ValueError(f"GHNConfig.{field}={getattr(config, field)!r}: an open hypernetwork has {only!r} only")
-        module = OpenGHN(config, vocabulary, rngs=nnx.Rngs(seed))
-        return cls(config, nnx.state(module, nnx.Param), vocabulary)
+                raise ValueError(
+                    f"GHNConfig.{field}={getattr(config, field)!r}: an open hypernetwork has {only!r} only"
+                )
+        # In one program: a dozen draws of their own would be compiled one by one.
+        state = jax.jit(lambda: nnx.state(OpenGHN(config, vocabulary, rngs=nnx.Rngs(seed)), nnx.Param))()
+        return cls(config, state, vocabulary)
 
     @functools.cached_property
     def host(self) -> HostGHN:
@@ -137,7 +145,7 @@ def node_inputs(
     """
     ids = {name: 1 + index for index, name in enumerate(vocabulary)}
     op_N = np.array([ids.get(op, PADDING_OP) for op in graph.ops], np.int32)
-    unknown = {node: f"op {graph.ops[node]!r} is not in the vocabulary" for node in np.flatnonzero(op_N == PADDING_OP)}
+    unknown = {n: f"op {graph.ops[n]!r} is not in the vocabulary" for n in np.flatnonzero(op_N == PADDING_OP).tolist()}
     depth = graph.levels / max(int(graph.levels.max()), 1)
     features = np.empty((graph.nodes, len(FEATURES)), np.float32)
     for column, name in enumerate(FEATURES):

@@ -1,7 +1,7 @@
 """What a model's own initialiser does to a leaf: its mean and deviation, and its values where nothing is predicted.
 
-A hypernetwork emits weights in units of an initialiser's scale; where the model has an initialiser, its own scale is
-taken. Deviations are snapped to the formula that they come from (LeCun, He, Glorot, ...), so that the same network in two
+A hypernetwork emits weights in units of an initialiser's scale; where the model has an initialiser, its scale is taken.
+Deviations are snapped to the formula that they come from (LeCun, He, Glorot, ...), so that the same network in two
 frameworks, one of which hands over arrays and the other a function, gets the very same weights.
 """
 
@@ -28,13 +28,13 @@ class Moments(NamedTuple):
 
     Attributes:
         mean, deviation: over the leaf.
-        count: values that they were estimated from; 0 where they are exact.
+        sampled: values that they were estimated from; 0 where they are exact.
         draw: "normal", "truncated" (at two deviations of the normal) or "uniform", where that is known; "" for others.
     """
 
     mean: float
     deviation: float
-    count: int = 0
+    sampled: int = 0
     draw: str = ""
 
 
@@ -135,10 +135,10 @@ class TracedInitialiser:
 
 def snapped(moments: Moments, leaf: Leaf) -> tuple[float, str]:
     """The deviation of an initialiser and the name of its formula, or the estimate in two digits."""
-    tolerance = 0.005 if moments.count == 0 else max(0.02, 4 / math.sqrt(2 * moments.count))
-    best = min(_formulas(leaf).items(), key=lambda item: abs(math.log(item[1] / moments.deviation)))
-    if abs(math.log(best[1] / moments.deviation)) <= tolerance:
-        return best[1], best[0]
+    tolerance = 0.005 if moments.sampled == 0 else min(0.3, max(0.02, 3 / math.sqrt(2 * moments.sampled)))
+    for name, deviation in _formulas(leaf).items():  # the most usual first: estimates from few values fit several
+        if abs(math.log(deviation / moments.deviation)) <= tolerance:
+            return deviation, name
     return float(f"{moments.deviation:.1e}"), "its own"
 
 
@@ -168,8 +168,21 @@ def _formulas(leaf: Leaf) -> dict[str, float]:
 # ------------------------------------------------------------------------------------------------- moments by jaxpr
 
 _PASSED = frozenset(
-    "broadcast_in_dim reshape transpose convert_element_type squeeze copy copy_p slice stop_gradient rev "
-    "sharding_constraint reduce_precision optimization_barrier".split()
+    [
+        "broadcast_in_dim",
+        "reshape",
+        "transpose",
+        "convert_element_type",
+        "squeeze",
+        "copy",
+        "copy_p",
+        "slice",
+        "stop_gradient",
+        "rev",
+        "sharding_constraint",
+        "reduce_precision",
+        "optimization_barrier",
+    ]
 )
 _NUMBERS: dict[str, Callable[..., float]] = {
     "add": lambda a, b: a + b,

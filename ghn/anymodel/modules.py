@@ -63,7 +63,7 @@ def adapt(model: Any, inputs: tuple[Any, ...], rng: jax.Array | None, arguments:
     if isinstance(model, nnx.Module):
         return _nnx(model, arguments)
     raise TypeError(
-        f"model: {type(model).__name__} is neither a Linen nor an NNX module; for Haiku, Equinox and plain functions use "
+        f"model: {type(model).__name__} is neither a Linen nor an NNX module; for Haiku, Equinox and functions use "
         "ghn.predict_params(apply, params, *inputs)"
     )
 
@@ -74,7 +74,9 @@ def in_mode(call: Callable[..., Any], arguments: Mapping[str, Any], training: bo
         parameters = inspect.signature(call).parameters
     except (TypeError, ValueError):
         return dict(arguments), []
-    flags = {name: value != training for name, value in EVALUATION.items() if name in parameters and name not in arguments}
+    flags = {
+        name: value != training for name, value in EVALUATION.items() if name in parameters and name not in arguments
+    }
     return {**flags, **arguments}, [f"{name}={value}" for name, value in flags.items()]
 
 
@@ -98,9 +100,11 @@ def _linen(model: nn.Module, inputs: tuple[Any, ...], rng: jax.Array, arguments:
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), abstract(inputs))
         return jax.tree.leaves(initialise(rng, *zeros))
 
-    seed = int(np.asarray(jax.random.key_data(rng)).astype(np.uint64).sum()) if jnp.issubdtype(
-        rng.dtype, jax.dtypes.prng_key
-    ) else int(np.asarray(rng).astype(np.uint64).sum())
+    seed = (
+        int(np.asarray(jax.random.key_data(rng)).astype(np.uint64).sum())
+        if jnp.issubdtype(rng.dtype, jax.dtypes.prng_key)
+        else int(np.asarray(rng).astype(np.uint64).sum())
+    )
     everything = TracedInitialiser(jaxpr, run, seed)
 
     def finish(params: Any) -> tuple[Any, Any]:
@@ -142,7 +146,7 @@ def _filled(indices: Any, shapes: Any, initialiser: TracedInitialiser) -> Any:
     flat, structure = jax.tree.flatten(shapes)
     places = jax.tree.leaves(indices)
     moments = [initialiser.moments(place) for place in places]
-    computed = initialiser.values([p for p, m in zip(places, moments, strict=True) if m is None or not m.deviation == 0])
+    computed = initialiser.values([p for p, m in zip(places, moments, strict=True) if m is None or m.deviation != 0])
     arrays = [
         computed[place] if place in computed else np.full(leaf.shape, moment.mean if moment else 0, leaf.dtype)
         for place, moment, leaf in zip(places, moments, flat, strict=True)
@@ -157,21 +161,21 @@ def _explained_flags(traced: Callable[[], Any], model: Any, call: Callable[..., 
     except TypeError as error:
         if "missing" in str(error) and "argument" in str(error):
             raise TypeError(
-                f"{type(model).__name__}: {error}; pass it to ghn.predict by keyword (a flag for training: its value in "
+                f"{type(model).__name__}: {error}; pass it to ghn.predict by keyword (a training flag: its value in "
                 "evaluation mode)"
             ) from error
         raise
 
 
 def _nnx(model: nnx.Module, arguments: Mapping[str, Any]) -> Adapted:
-    definition, params, state = nnx.split(model, nnx.Param, ...)
+    definition, params, *(state,) = nnx.split(model, nnx.Param, ...)
     call = type(model).__call__
     arguments, flags = in_mode(call, arguments, training=False)
 
     def apply(params: Any, state: Any, *inputs: Any) -> Any:
-        module = nnx.merge(definition, params, state)
+        module: Any = nnx.merge(definition, params, state)
         module.eval()
-        return _explained_flags(lambda: module(*inputs, **arguments), model, call)  # type: ignore[operator]
+        return _explained_flags(lambda: module(*inputs, **arguments), model, call)
 
     def finish(params: Any) -> tuple[Any, Any]:
         return None, nnx.merge(definition, params, state)

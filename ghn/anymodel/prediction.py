@@ -162,7 +162,9 @@ def refuse_fallbacks(rows: Sequence[Sequence[Parameter]], decisions: Sequence[Se
     ]
     if refused:
         more = f" and {len(refused) - 3} more" if len(refused) > 3 else ""
-        raise ValueError(f"strict=True: not predicted: {'; '.join(refused[:3])}{more}; use strict=False to fill them in")
+        raise ValueError(
+            f"strict=True: not predicted: {'; '.join(refused[:3])}{more}; use strict=False to fill them in"
+        )
 
 
 def _emit(
@@ -222,4 +224,5 @@ def as_jax(arrays: Sequence[NDArray[Any]], like: Sequence[Any]) -> list[jax.Arra
 
 def _spread(sharding: Any) -> bool:
     """Whether a sharding asks for anything but JAX's default device."""
-    return set(sharding.device_set) != {jax.local_devices()[0]}
+    single = isinstance(sharding, jax.sharding.SingleDeviceSharding)
+    return not single or set(sharding.device_set) != {jax.local_devices()[0]}

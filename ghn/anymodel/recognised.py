@@ -1,4 +1,4 @@
-"""Which hypernetwork predicts for a graph, and what one of a space does: it recognises its networks among traced models."""
+"""Which hypernetwork predicts for a graph; what one of a space does: it recognises its networks in traced models."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _predict_space(
     space = hypernetwork.space
     pairs: dict[int, Parameter] = {}
     arrays: dict[str, Any] = {}
-    why = "this hypernetwork emits nothing here"
+    why, misfit = "the hypernetwork emits nothing here", ""
     try:
         architecture, pairs = recognise(space, graph)
         read = space.graph(architecture) if read_from is None else _graph_in_space(hypernetwork, read_from)
@@ -83,7 +83,7 @@ def _predict_space(
     except NotRecognisedError as error:
         if read_from is not None:
             raise
-        why = f"the hypernetwork knows networks of {space.name} only: {error}"
+        why, misfit = f"no network of {space.name}", f"; the model is none of its networks ({error})"
     after = time.process_time()
     numbers = {id(row): number for number, row in enumerate(graph.parameters)}
     rows = rows_by_leaf(graph, leaves)
@@ -107,7 +107,7 @@ def _predict_space(
             ordered = part if row.axes is None else part.transpose(np.argsort(row.axes))
             ordered[...] = slot.reshape(ordered.shape)
         results.append(out)
-    about = f"hypernetwork of {space.describe()}; {hypernetwork.step:,} training steps"
+    about = f"hypernetwork of {space.describe()}; {hypernetwork.step:,} training steps{misfit}"
     report = make_report(graph, leaves, rows, decisions, set(values), about)
     return Leaves(results, report, {"hypernetwork": after - start, "emission": time.process_time() - after})
 

@@ -78,7 +78,7 @@ class Report:
 
     def totals(self) -> str:
         """One line."""
-        scalars: Counter[str] = Counter()
+        scalars: Counter[Source] = Counter()
         for row in self.rows:
             scalars[row.source] += row.size
         parts = [f"{self.count(source)} {source} ({scalars[source]:,} parameters)" for source in scalars]
@@ -95,6 +95,6 @@ class Report:
 
     def __str__(self) -> str:
         text = io.StringIO()
-        widest = max((len(row.path) for row in self.rows), default=0)
-        Console(file=text, width=max(120, widest + 110), color_system=None).print(self)
+        widest = max((len(row.path) + len(row.reason) for row in self.rows), default=0)
+        Console(file=text, width=widest + 100, color_system=None).print(self)
         return text.getvalue().rstrip()

@@ -19,7 +19,9 @@ class GPT(nn.Module):
         x = embed(tokens) + nn.Embed(32, 16)(jnp.arange(tokens.shape[1]))
         mask = nn.make_causal_mask(tokens)
         for _ in range(2):
-            y = nn.SelfAttention(2, kernel_init=nn.initializers.normal(0.02))(nn.LayerNorm()(x), mask)
+            y = nn.MultiHeadDotProductAttention(2, kernel_init=nn.initializers.normal(0.02))(
+                nn.LayerNorm()(x), mask=mask
+            )
             x = x + nn.Dropout(0.1)(y, deterministic=deterministic)
             x = x + nn.Dense(16)(nn.gelu(nn.Dense(64)(nn.LayerNorm()(x))))
         return embed.attend(nn.LayerNorm()(x))
@@ -74,11 +76,15 @@ class Mamba(nn.Module):
         x = nn.Embed(40, 16)(tokens)
         inner, state = 32, 8
         y = RMSNorm()(x)
-        gate, xbc, step = jnp.split(nn.Dense(2 * inner + 2 * state + self.heads, use_bias=False)(y), [inner, 2 * inner + 2 * state], -1)
-        xbc = nn.silu(nn.Conv(xbc.shape[-1], (4,), padding=((3, 0),), feature_group_count=xbc.shape[-1])(xbc))
+        places = [inner, 2 * inner + 2 * state]
+        gate, xbc, step = jnp.split(nn.Dense(places[1] + self.heads, use_bias=False)(y), places, -1)
+        width = xbc.shape[-1]
+        xbc = nn.silu(nn.Conv(width, (4,), padding=((3, 0),), feature_group_count=width)(xbc))
         hidden, b, c = jnp.split(xbc, [inner, inner + state], -1)
-        step = nn.softplus(step + self.param("dt_bias", lambda key, shape: jnp.linspace(-5.0, -2.0, *shape), (self.heads,)))
-        decay = jnp.exp(-jnp.exp(self.param("A_log", lambda key, shape: jnp.log(jnp.arange(1.0, 1 + shape[0])), (self.heads,))) * step)
+        steps = self.param("dt_bias", lambda key, shape: jnp.linspace(-5.0, -2.0, *shape), (self.heads,))
+        rates = self.param("A_log", lambda key, shape: jnp.log(jnp.arange(1.0, 1 + shape[0])), (self.heads,))
+        step = nn.softplus(step + steps)
+        decay = jnp.exp(-jnp.exp(rates) * step)
         hidden = hidden.reshape(*hidden.shape[:2], self.heads, -1)
 
         def advance(carry: jax.Array, row: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
@@ -114,7 +120,7 @@ class Conformer(nn.Module):
         x = nn.relu(nn.Conv(16, (5,), (2,))(x))
         for _ in range(2):
             x = x + 0.5 * nn.Dense(16)(nn.silu(nn.Dense(32)(nn.LayerNorm()(x))))
-            x = x + nn.SelfAttention(2)(nn.LayerNorm()(x))
+            x = x + nn.MultiHeadDotProductAttention(2)(nn.LayerNorm()(x))
             y = nn.glu(nn.Dense(32)(nn.LayerNorm()(x)))
             y = nn.Conv(16, (7,), feature_group_count=16)(y)
             x = x + nn.Dense(16)(nn.silu(nn.BatchNorm(use_running_average=not train)(y)))

@@ -239,7 +239,8 @@ class Local(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         x = nn.relu(nn.ConvLocal(6, (3, 3), (2, 2))(x)).mean((1, 2))
-        heads = nn.vmap(nn.Dense, in_axes=None, out_axes=0, axis_size=5, variable_axes={"params": 0}, split_rngs={"params": True})
+        axes: dict[str, Any] = {"in_axes": None, "out_axes": 0, "axis_size": 5}
+        heads = nn.vmap(nn.Dense, **axes, variable_axes={"params": 0}, split_rngs={"params": True})
         return heads(3)(x).mean(0)
 
 

@@ -1,0 +1,103 @@
+"""`ghn-eval predict`: the weights of a model named on the command line, as a file."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from orbax.checkpoint import v1 as ocp
+from rich.console import Console
+from safetensors.numpy import save_file
+
+import ghn
+from architectures.trace.api import path_of
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictConfig:
+    """Which model, and what predicts."""
+
+    input: tuple[str, ...] = ("1x224x224x3",)  # shape of every input, as 1x32x32x3 or, for tokens, 1x128:int32
+    checkpoint: str | None = None  # hypernetwork: run folder, .safetensors file or packaged name; None: the package's
+    strict: bool = False  # fail where a leaf is not predicted
+    seed: int = 0  # of the model's initialiser, for leaves that are not predicted
+
+
+def predict(model: str, config: PredictConfig, out: Path, console: Console) -> None:
+    """Predicts, prints the report, writes `out`: .safetensors, or else a folder for Orbax.
+
+    Args:
+        model: module:attribute; a Linen or NNX module, or a function without arguments that returns one.
+        config: what to predict from.
+        out: where to.
+        console: for the report.
+
+    Raises:
+        ValueError: no such module or attribute, an input that cannot be read, a model that cannot be traced.
+    """
+    module = load_model(model)
+    inputs = [parse_input(text) for text in config.input]
+    hypernetwork = None if config.checkpoint is None else ghn.load(config.checkpoint)
+    try:
+        prediction = ghn.predict(
+            module, *inputs, hypernetwork=hypernetwork, strict=config.strict, rng=jax.random.key(config.seed)
+        )
+    except TypeError as error:
+        raise ValueError(str(error)) from error
+    console.print(prediction.report)
+    tree = prediction.params if prediction.variables is None else prediction.variables
+    if isinstance(tree, nnx.State):
+        tree = nnx.to_pure_dict(tree)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == ".safetensors":
+        flat = jax.tree_util.tree_flatten_with_path(tree)[0]
+        save_file({"/".join(path_of(path)): np.asarray(leaf) for path, leaf in flat}, out)
+    else:
+        ocp.save(out.absolute(), tree, overwrite=True)
+    console.print(f"written to {out}")
+
+
+def load_model(text: str) -> Any:
+    """The model that `module:attribute` names; modules of the working directory are found too."""
+    name, _, attribute = text.partition(":")
+    if not attribute:
+        raise ValueError(f"model {text!r}: give module:attribute, such as my_models:resnet")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        found = importlib.import_module(name)
+    except ImportError as error:
+        raise ValueError(f"model {text!r}: cannot import {name!r} ({error})") from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise ValueError(f"model {text!r}: {name} has no {part!r}")
+        found = getattr(found, part)
+    if not isinstance(found, nn.Module | nnx.Module) and callable(found):
+        found = found()
+    if not isinstance(found, nn.Module | nnx.Module):
+        raise ValueError(f"model {text!r}: {type(found).__name__} is neither a Linen nor an NNX module")
+    return found
+
+
+def parse_input(text: str) -> jax.ShapeDtypeStruct:
+    """1x32x32x3 or 1x128:int32 as a shape.
+
+    Raises:
+        ValueError: anything else.
+    """
+    match = re.fullmatch(r"(\d+(?:x\d+)*)(?::(\w+))?", text)
+    try:
+        if match is None:
+            raise TypeError
+        return jax.ShapeDtypeStruct(tuple(map(int, match[1].split("x"))), jnp.dtype(match[2] or "float32"))
+    except TypeError as error:
+        raise ValueError(f"input {text!r}: write a shape as 1x32x32x3, with a dtype as 1x128:int32") from error

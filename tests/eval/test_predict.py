@@ -1,0 +1,87 @@
+"""The command line: a model's name in, a file of weights out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from orbax.checkpoint import v1 as ocp
+from rich.console import Console
+from safetensors.numpy import load_file
+
+import ghn
+from eval.predict import PredictConfig, load_model, parse_input, predict
+from ghn.anymodel.files import save_open
+
+SOURCE = """
+import flax.linen as nn
+from flax import nnx
+
+
+class Net(nn.Module):
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.BatchNorm(use_running_average=not train)(nn.Conv(4, (3, 3))(x))
+        return nn.Dense(3)(nn.relu(x).mean((1, 2)))
+
+
+net = Net()
+number = 3
+
+
+def linear():
+    return nnx.Linear(4, 3, rngs=nnx.Rngs(0))
+"""
+
+
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "models_of_a_user.py").write_text(SOURCE)
+    save_open(ghn.OpenHypernetwork.create(), tmp_path / "open.safetensors")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+def test_weights_go_into_files(models: Path) -> None:
+    console = Console(file=(models / "log.txt").open("w"), width=200)
+    config = PredictConfig(input=("1x8x8x3",), checkpoint="open.safetensors", strict=True)
+    predict("models_of_a_user:net", config, models / "out" / "weights.safetensors", console)
+    weights = load_file(models / "out" / "weights.safetensors")
+    expected = ghn.predict(
+        load_model("models_of_a_user:net"),
+        jax.ShapeDtypeStruct((1, 8, 8, 3), np.float32),
+        hypernetwork=ghn.load("open.safetensors"),
+    )
+    statistics = {"batch_stats/BatchNorm_0/mean", "batch_stats/BatchNorm_0/var"}
+    assert set(weights) == {f"params/{row.path}" for row in expected.report.rows} | statistics
+    np.testing.assert_array_equal(weights["params/Conv_0/kernel"], expected.params["Conv_0"]["kernel"])
+    np.testing.assert_array_equal(weights["batch_stats/BatchNorm_0/var"], np.ones(4))
+
+    config = PredictConfig(input=("2x4",), checkpoint="open.safetensors")
+    predict("models_of_a_user:linear", config, models / "folder", console)
+    restored = ocp.load(models / "folder")
+    module = ghn.predict(load_model("models_of_a_user:linear"), np.ones((2, 4), np.float32), hypernetwork=ghn.load("open.safetensors"))
+    assert isinstance(module.model, nnx.Linear)
+    np.testing.assert_array_equal(restored["kernel"], module.model.kernel.get_value())
+
+
+def test_bad_names_and_inputs_say_what_is_wrong(models: Path) -> None:
+    for text, message in (
+        ("models_of_a_user", "give module:attribute"),
+        ("no_such_module:x", "cannot import 'no_such_module'"),
+        ("models_of_a_user:x", "has no 'x'"),
+        ("models_of_a_user:number", "int is neither a Linen nor an NNX module"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_model(text)
+    assert parse_input("1x128:int32") == jax.ShapeDtypeStruct((1, 128), np.int32)
+    for text in ("1xx3", "1x3:floaty", ""):
+        with pytest.raises(ValueError, match="write a shape as 1x32x32x3"):
+            parse_input(text)
+    console = Console(quiet=True)
+    with pytest.raises(ValueError, match="'train'|shape|dimension|argument"):
+        predict("models_of_a_user:net", PredictConfig(input=("1x8x8x3", "1x8x8x3", "3")), models / "w.safetensors", console)
