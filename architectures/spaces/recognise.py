@@ -23,6 +23,7 @@ class NotRecognisedError(ValueError):
     """A graph that is no network of the space; the message says what differs."""
 
 
+POOL = "avg_pool_3x3"
 INPUT = "0"  # a cell's input, in normal forms
 Match = dict[int, tuple[str, ...]]  # node -> its place in the space's own graph, as the start of parameter paths
 
@@ -162,8 +163,8 @@ class _Terms:
         return _form([(text, nodes) for text, nodes, _ in self.terms(node)])
 
     def key(self, node: int) -> str:
-        """The normal form of a cell's output, and how many different ops it has: forms alone do not tell whether two
-        places read one op or two of a kind."""
+        """The normal form of a cell's output, and how many ops with parameters it has: forms alone do not tell whether
+        two places read one op or two of a kind."""
         ops: set[tuple[int, ...]] = set()
         pending = [node]
         while pending:
@@ -171,7 +172,7 @@ class _Terms:
                 if nodes and nodes not in ops:
                     ops.add(nodes)
                     pending.append(source)
-        return f"{len(ops)}: {self.form(node)}"
+        return f"{sum(len(nodes) > 1 for nodes in ops)}: {self.form(node)}"
 
     def terms(self, node: int) -> list[tuple[str, tuple[int, ...], int]]:
         """(text, nodes of the op, its input) of every term of the sum that a node is; the text of the cell's input is
@@ -192,7 +193,7 @@ class _Terms:
             source = reader.step(node, "avg_pool", "stencil")
             if not self.terms(source):
                 return []
-            return [(f"avg_pool_3x3({self.form(source)})", (node,), source)]
+            return [(f"{POOL}({self.form(source)})", (node,), source)]
         norm, conv, source = reader.convolution(node, stride=1)
         if not self.terms(source):
             return []
@@ -246,10 +247,11 @@ def _paired(found: Counter[Term], wanted: Counter[Edge], taken: dict[tuple[int, 
 
 
 def _form(terms: list[tuple[str, Any]]) -> str:
-    """A sum of terms (text, which op), in order; what one op gives twice is another thing than two ops of one kind."""
+    """A sum of terms (text, which op), in order; what one op gives twice is another thing than two ops of one kind,
+    unless they have no parameters."""
     groups: dict[str, Counter[Any]] = defaultdict(Counter)
     for text, op in terms:
-        groups[text][op] += 1
+        groups[text][None if text.startswith(POOL) else op] += 1
     return "+".join(f"{','.join(map(str, sorted(ops.values())))}*{text}" for text, ops in sorted(groups.items()))
 
 
@@ -290,7 +292,8 @@ def cells_by_form(space: CellSpace) -> dict[str, Cell]:
     found: dict[str, Cell] = {}
     for cell in space.all():
         edges = dict(zip(space.wiring, cell.edges, strict=True))
-        form = f"{len(_live(space, edges))}: {_form(_cell_terms(space, edges, space.nodes - 1))}"
+        own = sum(edges[edge] != POOL for edge in _live(space, edges))
+        form = f"{own}: {_form(_cell_terms(space, edges, space.nodes - 1))}"
         if form not in found or cell.edges.count("none") > found[form].edges.count("none"):
             found[form] = cell
     return found

@@ -80,6 +80,8 @@ class Interpreter:
 
     def view(self, equation: Any, value: Value, shape: tuple[int, ...]) -> Value:
         """A value in another layout."""
+        if equation.primitive.name in ops.MOVES and value.is_data:
+            value = self._settled_parameters(value)
         axes = {ref: _view_axes(equation, entry.axes, value.shape, shape) for ref, entry in value.leaves.items()}
         viewed = value.viewed(shape, axes)
         return viewed.marked("moved") if value.is_data and equation.primitive.name in ops.MOVES else viewed
@@ -93,6 +95,8 @@ class Interpreter:
             shape: of the result.
             mark: how the operation is remembered; "" for one that may be forgotten, None for a linear one.
         """
+        if mark or any(value.leaves for value in values if not value.is_data):
+            values = [self._whole_stencil(value) for value in values]
         if mark:
             values = [self._settled_parameters(value) if value.is_data else value for value in values]
         if len({value.source for value in values if value.is_data}) > 1:
@@ -138,6 +142,10 @@ class Interpreter:
         if not value.leaves or any(self._kernel_like(ref, entry) for ref, entry in value.leaves.items()):
             return value
         return Value(value.shape, self.drafts.settle(value))
+
+    def _whole_stencil(self, value: Value) -> Value:
+        """A sum of neighbours as its own node, before anything but sums is done with it."""
+        return self.drafts.settle_now(value) if value.is_data and "stencil" in value.marks else value
 
     def _kernel_like(self, ref: LeafRef, entry: Entry) -> bool:
         """Whether a leaf that was multiplied with data may be a kernel: at least two axes."""
@@ -232,7 +240,7 @@ class Interpreter:
             (value,) = data
             if not value.is_data:  # parameters times a constant, such as the statistics of spectral normalisation
                 return Value(shape, None, self._like(value, shape).leaves, value.marks | operands[0].marks)
-            value = self._settled_parameters(value)
+            value = self._settled_parameters(self._whole_stencil(value))
             marks = value.marks | {"reduce_batch"} if operands[1].is_data else value.marks
             return Value(shape, value.source, self._like(value, shape).leaves, marks)
         inputs = [self.drafts.settle(value) for value in data]
@@ -345,7 +353,7 @@ def _concatenate(self: Interpreter, equation: Any, values: Values, shape: tuple[
 
 
 def _reduce(self: Interpreter, equation: Any, values: Values, shape: tuple[int, ...]) -> Value:
-    value, axes = values[0], equation.params["axes"]
+    value, axes = self._whole_stencil(values[0]), equation.params["axes"]
     if value.is_data:
         value = self._settled_parameters(value)
         size = math.prod(self.drafts.nodes[value.source].shape) if value.source is not None else 0
@@ -379,6 +387,8 @@ def _dynamic_slice(self: Interpreter, equation: Any, values: Values, shape: tupl
 def _first(self: Interpreter, equation: Any, values: Values, shape: tuple[int, ...]) -> Value:
     """What matters is the first operand that is data or holds parameters."""
     chosen = next((value for value in values if value.is_data or value.leaves), values[0])
+    if chosen.is_data:
+        chosen = self._settled_parameters(chosen)
     axes = {ref: entry.axes for ref, entry in chosen.leaves.items()}
     padded = chosen.viewed(
         shape, axes if len(shape) == len(chosen.shape) else {ref: no_axes(len(shape)) for ref in axes}
@@ -438,6 +448,8 @@ def _residual(data: Values) -> bool:
         return False
     with_parameters = [bool(value.leaves) for value in data]
     untouched = not any(value.marks or value.leaves for value in data) and data[0].shape == data[1].shape
+    if {"stencil" in value.marks for value in data} == {True, False} and not (data[0].marks and data[1].marks):
+        return True
     return data[0] is data[1] or untouched or with_parameters in ([True, False], [False, True])
 
 

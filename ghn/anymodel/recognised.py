@@ -78,7 +78,7 @@ def _predict_space(
     try:
         architecture, pairs = recognise(space, graph)
         read = space.graph(architecture) if read_from is None else _graph_in_space(hypernetwork, read_from)
-        weights = hypernetwork.generate(_inputs(hypernetwork, read, space.graph(architecture)))
+        weights = hypernetwork(read)
         arrays = {name: np.asarray(array) for name, array in weights.arrays.items()}
     except NotRecognisedError as error:
         if read_from is not None:
@@ -117,9 +117,3 @@ def _graph_in_space(hypernetwork: Hypernetwork, graph: ArchGraph) -> ArchGraph:
     if all(row.place is not None for row in graph.parameters):
         return graph
     return hypernetwork.space.graph(recognise(hypernetwork.space, graph)[0])
-
-
-def _inputs(hypernetwork: Hypernetwork, read: ArchGraph, own: ArchGraph) -> Any:
-    """Inputs that read the graph `read`, for the slots (and ops) of the graph `own`."""
-    inputs, wanted = hypernetwork.inputs(read), hypernetwork.inputs(own)
-    return inputs._replace(variant=wanted.variant)

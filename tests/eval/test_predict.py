@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import jax
@@ -47,7 +48,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_weights_go_into_files(models: Path) -> None:
-    console = Console(file=(models / "log.txt").open("w"), width=200)
+    console = Console(file=io.StringIO())
     config = PredictConfig(input=("1x8x8x3",), checkpoint="open.safetensors", strict=True)
     predict("models_of_a_user:net", config, models / "out" / "weights.safetensors", console)
     weights = load_file(models / "out" / "weights.safetensors")
@@ -63,10 +64,11 @@ def test_weights_go_into_files(models: Path) -> None:
 
     config = PredictConfig(input=("2x4",), checkpoint="open.safetensors")
     predict("models_of_a_user:linear", config, models / "folder", console)
-    restored = ocp.load(models / "folder")
-    module = ghn.predict(load_model("models_of_a_user:linear"), np.ones((2, 4), np.float32), hypernetwork=ghn.load("open.safetensors"))
-    assert isinstance(module.model, nnx.Linear)
-    np.testing.assert_array_equal(restored["kernel"], module.model.kernel.get_value())
+    linear, inputs = load_model("models_of_a_user:linear"), np.ones((2, 4), np.float32)
+    module = ghn.predict(linear, inputs, hypernetwork=ghn.load("open.safetensors")).model
+    assert isinstance(module, nnx.Linear)
+    like = jax.tree.map(jax.numpy.zeros_like, nnx.to_pure_dict(nnx.state(module)))
+    np.testing.assert_array_equal(ocp.load(models / "folder", like)["kernel"], module.kernel.get_value())
 
 
 def test_bad_names_and_inputs_say_what_is_wrong(models: Path) -> None:
@@ -83,5 +85,6 @@ def test_bad_names_and_inputs_say_what_is_wrong(models: Path) -> None:
         with pytest.raises(ValueError, match="write a shape as 1x32x32x3"):
             parse_input(text)
     console = Console(quiet=True)
-    with pytest.raises(ValueError, match="'train'|shape|dimension|argument"):
-        predict("models_of_a_user:net", PredictConfig(input=("1x8x8x3", "1x8x8x3", "3")), models / "w.safetensors", console)
+    config = PredictConfig(input=("1x8x8x3", "1x8x8x3", "3"))
+    with pytest.raises(ValueError, match="argument"):
+        predict("models_of_a_user:net", config, models / "w.safetensors", console)
