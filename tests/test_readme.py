@@ -37,3 +37,14 @@ def test_ground_truth_example_runs() -> None:
     accuracy, better = namespace["accuracy"], namespace["better"]
     assert isinstance(accuracy, float) and 0.5 < accuracy < 1
     assert isinstance(better, list)
+
+
+def test_any_model_example_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": "readme"}
+    exec(compile(EXAMPLES["any model"], "README.md: any model", "exec", dont_inherit=True), namespace)
+    assert np.isfinite(np.asarray(namespace["logits"])).all()
+    assert "whose size only the model knows" in capsys.readouterr().out
+    assert (tmp_path / "net.svg").exists()
