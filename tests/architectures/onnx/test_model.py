@@ -36,7 +36,9 @@ def test_the_function_is_the_file(tmp_path: Path, write: Callable[[Path], Path])
     path = write(tmp_path / "model.onnx")
     model = load(path, batch=3)
     (found,) = model.apply(
-        model.params, model.state, *(jnp.asarray(v, l.dtype) for v, l in zip(feed(model), model.inputs, strict=True))
+        model.params,
+        model.state,
+        *(jnp.asarray(value, leaf.dtype) for value, leaf in zip(feed(model), model.inputs, strict=True)),
     )
     np.testing.assert_allclose(found, run(path, model), atol=1e-5)
 
@@ -74,7 +76,7 @@ def test_wrong_weights_are_refused(tmp_path: Path) -> None:
     model = load(residual_network(tmp_path / "model.onnx"))
     with pytest.raises(ValueError, match=r"params\['fc.bias'\]: float32\[3\], .*model.onnx has float32\[10\]"):
         model.save({**model.params, "fc.bias": np.zeros(3, np.float32)}, tmp_path / "copy.onnx")
-    with pytest.raises(ValueError, match="params: 'fc.bias' is not in both"):
+    with pytest.raises(ValueError, match=r"params: .fc\.bias. is not in both"):
         model.save({name: array for name, array in model.params.items() if name != "fc.bias"}, tmp_path / "copy.onnx")
     assert not (tmp_path / "copy.onnx").exists()
 
