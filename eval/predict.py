@@ -36,14 +36,18 @@ def predict(model: str, config: PredictConfig, out: Path, console: Console) -> N
     """Predicts, prints the report, writes `out`: .safetensors, or else a folder for Orbax.
 
     Args:
-        model: module:attribute; a Linen or NNX module, or a function without arguments that returns one.
+        model: module:attribute (a Linen or NNX module, or a function without arguments that returns one), or the path
+            of an ONNX file, which says itself what its inputs are.
         config: what to predict from.
-        out: where to.
+        out: where to; of an ONNX file, the copy with predicted weights.
         console: for the report.
 
     Raises:
         ValueError: no such module or attribute, an input that cannot be read, a model that cannot be traced.
     """
+    if model.endswith(".onnx"):
+        _predict_file(Path(model), config, out, console)
+        return
     module = load_model(model)
     inputs = [parse_input(text) for text in config.input]
     hypernetwork = None if config.checkpoint is None else ghn.load(config.checkpoint)
@@ -63,6 +67,19 @@ def predict(model: str, config: PredictConfig, out: Path, console: Console) -> N
         save_file({"/".join(path_of(path)): np.asarray(leaf) for path, leaf in flat}, out)
     else:
         ocp.save(out.absolute(), tree, overwrite=True)
+    console.print(f"written to {out}")
+
+
+def _predict_file(path: Path, config: PredictConfig, out: Path, console: Console) -> None:
+    """The same for an ONNX file."""
+    if out.suffix != ".onnx":
+        raise ValueError(f"out: {out} is no .onnx file; predicted weights of {path} go into a copy of it")
+    hypernetwork = None if config.checkpoint is None else ghn.load(config.checkpoint)
+    try:
+        prediction = ghn.predict_onnx(path, out, hypernetwork=hypernetwork, strict=config.strict)
+    except (ImportError, FileNotFoundError) as error:
+        raise ValueError(str(error)) from error
+    console.print(prediction.report)
     console.print(f"written to {out}")
 
 

@@ -7,8 +7,7 @@ pytest.importorskip("onnx", reason="the extra [onnx] is not installed")
 runtime = pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
 
 from architectures.onnx import load  # noqa: E402
-from ghn.anymodel import OpenHypernetwork  # noqa: E402
-from ghn.anymodel.onnx import predict_onnx  # noqa: E402
+from ghn import OpenHypernetwork, predict_onnx  # noqa: E402
 from tests.architectures.onnx.models import residual_network  # noqa: E402
 
 
