@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import tyro
-from common import finish
+from common import finish, proxy_columns
 from numpy.typing import NDArray
 
 from architectures.spaces import NASBench201
