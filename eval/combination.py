@@ -13,20 +13,21 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from architectures.spaces import CellSpace
 from eval.calibration import feature_matrix, principal
 from eval.judging import draws_of_labels, judge, judge_baseline, report, unlabelled
 from eval.paths import path_features
 from eval.predictors import one_hot
+from eval.proxies.az_nas import aggregate
 from eval.scoring import Scorer
 from ghn import Hypernetwork
 
 Floats = NDArray[np.float64]
 GENERATED = "generated weights"  # the column of minus the training loss, mean over hypernetworks
+SCORE_SPLIT = f"{GENERATED}, score split"  # that of the images that no hypernetwork has seen
 # Without labels: fixed on the development half of NAS-Bench-201 (benchmarks/results/ranking_variants.md).
-LABEL_FREE = (GENERATED, "params", "nwot", "synflow")
+LABEL_FREE = (GENERATED, SCORE_SPLIT, "params", "jacov", "swap_regularised")
 COMPONENTS = 0  # of the embedding of each hypernetwork: they added nothing to the paths (ranking_variants.md)
 
 
@@ -47,12 +48,14 @@ class Evidence:
     paths: Floats | None = None
 
     def combined(self, names: Sequence[str] = LABEL_FREE) -> Floats:
-        """[A] sum of ranks of some columns, undefined values last: a score without labels.
+        """[A] a score without labels: the sum over columns of log(rank / A), rank A the best, undefined values last.
+
+        The logarithm is AZ-NAS's (Lee & Ham 2024): one bad score weighs more than one good one.
 
         Raises:
             ValueError: a column that was not gathered.
         """
-        return np.sum([_ranks(self._column(name)) for name in names], axis=0)
+        return aggregate([self._column(name) for name in names])
 
     def features(self, components: int = COMPONENTS) -> Floats:
         """[A, F] for a calibration: all columns, principal directions of embeddings (if any), paths or encodings."""
@@ -95,9 +98,10 @@ def combination_report(
     """
     blind = evidence.without_hypernetworks()
     free = unlabelled(evidence.combined(), asked_A)
+    left = [name for name in LABEL_FREE if name in blind.columns]
     rivals = {
         "parameters": unlabelled(evidence.columns["params"], asked_A),
-        "the same without hypernetwork": unlabelled(blind.combined([n for n in LABEL_FREE if n != GENERATED]), asked_A),
+        "the same without hypernetwork": unlabelled(blind.combined(left), asked_A),
     }
     result = {"label_free": report(free, accuracy_A, rivals, resamples)}
     for count in labels:
@@ -131,13 +135,9 @@ def gather(
     graphs = [space.graph(architecture) for architecture in architectures]
     columns = {
         GENERATED: -np.mean([own.train_loss for own in scores], axis=0),
-        f"{GENERATED}, score split": -np.mean([own.score_loss for own in scores], axis=0),
+        SCORE_SPLIT: -np.mean([own.score_loss for own in scores], axis=0),
         **proxies,
     }
     embeddings = tuple(np.asarray(hypernetwork.embed(graphs), np.float64) for hypernetwork in hypernetworks)
     paths = path_features(space, architectures) if isinstance(space, CellSpace) else None
     return Evidence(columns, embeddings, one_hot(space, architectures), paths)
-
-
-def _ranks(column: Floats) -> Floats:
-    return np.asarray(stats.rankdata(np.where(np.isfinite(column), column, -np.inf)))

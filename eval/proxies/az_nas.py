@@ -15,7 +15,7 @@ Higher is better for all. Aggregated over A candidates: sum over the four of log
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -81,8 +81,8 @@ TRAINABILITY = Proxy(block_table, lambda table, _: float(table[1:, 1].mean()))
 COMPLEXITY = FLOPS
 
 
-def aggregate(parts: Mapping[str, ArrayLike]) -> NDArray[np.float64]:
-    """[A] AZ-NAS scores from the four columns of PARTS; a value that is missing ranks last."""
-    columns = [np.asarray(parts[name], np.float64) for name in PARTS]
-    ranks = [stats.rankdata(np.where(np.isfinite(column), column, -np.inf)) for column in columns]
+def aggregate(columns: Sequence[ArrayLike]) -> NDArray[np.float64]:
+    """[A] sum over scores [A] of log(rank / A), rank A being the best; a value that is missing ranks last."""
+    values = [np.asarray(column, np.float64) for column in columns]
+    ranks = [stats.rankdata(np.where(np.isfinite(column), column, -np.inf)) for column in values]
     return np.asarray(np.sum(np.log(np.stack(ranks) / len(ranks[0])), axis=0))

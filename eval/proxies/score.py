@@ -62,7 +62,7 @@ def with_aggregate(columns: Mapping[str, NDArray[np.float64]], names: Sequence[s
     """The columns that were asked for, AZ-NAS's aggregation of its four parts among them."""
     full = dict(columns)
     if AZ_NAS in names and full:
-        full[AZ_NAS] = aggregate(full)
+        full[AZ_NAS] = aggregate([full[name] for name in PARTS])
     return {name: full[name] for name in names if name in full}
 
 

@@ -56,7 +56,7 @@ def test_az_nas_is_written_once_all_candidates_are_there(tmp_path: Path) -> None
         for cell, row in values.items():
             file.write(",".join([SPACE.to_string(cell), "", *map(str, row)]) + "\n")
     columns = table.finish(CELLS)
-    np.testing.assert_allclose(columns["az_nas"], aggregate({name: columns[name] for name in PARTS}))
+    np.testing.assert_allclose(columns["az_nas"], aggregate([columns[name] for name in PARTS]))
     header, first, *_ = path.read_text().splitlines()
     assert header == "architecture,az_nas,az_expressivity,az_progressivity,az_trainability,az_complexity"
     assert float(first.split(",")[1]) == pytest.approx(columns["az_nas"][0])
