@@ -67,7 +67,7 @@ class Options:
     seeds: int = 3  # hypernetworks of each kind of data
     steps: int = 6000  # of every hypernetwork and supernet
     only: str | None = None  # "embedded", "nasbench201" or "smash": just that part
-    smash_steps: int = 3000  # of every hypernetwork of (c)
+    smash_steps: int = 2000  # of every hypernetwork of (c)
     quick: bool = False  # 2 seeds, 300 steps, 500 resamples
     out: Path = Path("benchmarks/results")  # results
 
