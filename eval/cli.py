@@ -13,10 +13,10 @@ from eval.demo import DemoConfig
 from eval.demo import demo as run_demo
 from eval.html_report import write_html
 from eval.plots import scatter
-from eval.proxies.command import ProxiesConfig
-from eval.proxies.command import proxies as run_proxies
 from eval.predict import PredictConfig
 from eval.predict import predict as run_predict
+from eval.proxies.command import ProxiesConfig
+from eval.proxies.command import proxies as run_proxies
 from eval.rank import RankConfig
 from eval.rank import rank as run_rank
 from eval.truth_report import TruthConfig
