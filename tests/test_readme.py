@@ -29,3 +29,10 @@ def test_smash_example_runs() -> None:
     exec(compile(EXAMPLES["smash"], "README.md: smash", "exec", dont_inherit=True), namespace)
     assert np.shape(namespace["params"]) == (1, 1, 8, 8)
     assert str(namespace["text"]).startswith("4x4[0>1:4:k3d1g1;0,1>2:4:k3d1g1;")
+
+
+def test_proxies_example_runs() -> None:
+    namespace: dict[str, object] = {"__name__": "readme"}
+    exec(compile(EXAMPLES["proxies"], "README.md: proxies", "exec", dont_inherit=True), namespace)
+    low, high = (np.asarray(getattr(namespace["predicted"], end)) for end in ("low", "high"))
+    assert low.shape == (30,) and (low <= high).all()
