@@ -48,3 +48,10 @@ def test_any_model_example_runs(
     assert np.isfinite(np.asarray(namespace["logits"])).all()
     assert "whose size only the model knows" in capsys.readouterr().out
     assert (tmp_path / "net.svg").exists()
+
+
+def test_proxies_example_runs() -> None:
+    namespace: dict[str, object] = {"__name__": "readme"}
+    exec(compile(EXAMPLES["proxies"], "README.md: proxies", "exec", dont_inherit=True), namespace)
+    low, high = (np.asarray(getattr(namespace["predicted"], end)) for end in ("low", "high"))
+    assert low.shape == (30,) and (low <= high).all()
