@@ -15,6 +15,7 @@ from jax import Array
 from architectures.graph import ArchGraph
 from architectures.layout import WeightArrays, Weights
 from architectures.spaces import SearchSpace
+from ghn.conditioning import FREE, grown, scaled_conditions, task_row, with_task, without_task
 from ghn.config import GHNConfig
 from ghn.features import GraphInputs, graph_inputs, stack_inputs
 from ghn.hypernetwork import GHN, vocabulary_ids
@@ -55,6 +56,7 @@ class Hypernetwork:
         preprocessing: of the images that it was trained on.
         step: training steps behind it.
         held_out: (share, seed) of the isomorphism classes that it was not trained on, as `space.held_out` takes them.
+        tasks: name of the task in every row of the table of embeddings, "" where there is none.
     """
 
     space: SearchSpace[Any]
@@ -63,24 +65,38 @@ class Hypernetwork:
     preprocessing: Preprocessing = Preprocessing()
     step: int = 0
     held_out: tuple[float, int] = (0.0, 0)
+    tasks: tuple[str, ...] = ()
 
     @classmethod
     def create(cls, space: SearchSpace[Any], config: GHNConfig = GHNConfig(), seed: int = 0) -> Hypernetwork:
         """A fresh, untrained hypernetwork."""
         module = _network(config, space, nnx.Rngs(seed))
-        return cls(space, config, nnx.state(module, nnx.Param))
+        return cls(space, config, nnx.state(module, nnx.Param), tasks=(FREE,) * config.tasks)
 
     @functools.cached_property
     def definition(self) -> nnx.GraphDef[GHN]:
         """The module's structure, to be merged with parameters inside traced code."""
         return definition(self.space, self.config)
 
-    def __call__(self, graph: ArchGraph, seed: int | None = None) -> Weights:
+    def __call__(
+        self,
+        graph: ArchGraph,
+        seed: int | None = None,
+        task: str | int | None = None,
+        conditions: Mapping[str, float] | None = None,
+    ) -> Weights:
         """Weights for one architecture of the space, given its graph (compiled once).
 
-        With `seed`, a hypernetwork that is conditioned on noise draws it; without, the noise is 0.
+        Args:
+            graph: of the architecture.
+            seed: with it, a hypernetwork that is conditioned on noise draws it; without, the noise is 0.
+            task: name or number of a task, for a hypernetwork that is conditioned on tasks (`add_task`).
+            conditions: a value for each of `config.conditions`.
+
+        Raises:
+            ValueError: a task or condition that is missing or unknown, a value outside its bounds.
         """
-        inputs = self.inputs(graph)
+        inputs = self.inputs(graph, task, conditions)
         if seed is not None:
             noise = np.random.default_rng(seed).standard_normal(self.config.noise, np.float32)
             inputs = inputs._replace(noise=noise)
@@ -104,9 +120,25 @@ class Hypernetwork:
             raise ValueError("embed: only a graph hypernetwork has node states (GHNConfig.network='graph', delta=True)")
         return _embed(self.definition, self.parameters, stack_inputs([self.inputs(graph) for graph in graphs]))
 
-    def inputs(self, graph: ArchGraph) -> GraphInputs:
-        """The graph as arrays of fixed shape."""
-        return graph_inputs(graph, self.space.layout, self.vocabulary, self.space.schedule, self.config.noise)
+    def inputs(
+        self, graph: ArchGraph, task: str | int | None = None, conditions: Mapping[str, float] | None = None
+    ) -> GraphInputs:
+        """The graph, and what its weights are conditioned on, as arrays of fixed shape. Raises as calls do."""
+        inputs = graph_inputs(graph, self.space.layout, self.vocabulary, self.space.schedule, self.config.noise)
+        row = np.array(task_row(self.tasks, task), np.int32)
+        return inputs._replace(task=row, conditions=scaled_conditions(self.config, conditions or {}))
+
+    def add_task(self, name: str, seed: int = 0) -> Hypernetwork:
+        """With one more task, whose embedding is random; weights of other tasks do not change (ValueError: taken)."""
+        return with_task(self, name, seed)
+
+    def delete_task(self, task: str | int) -> Hypernetwork:
+        """Without a task; weights of other tasks do not change (ValueError: unknown)."""
+        return without_task(self, task)
+
+    def grow(self, hidden: int, seed: int = 0) -> Hypernetwork:
+        """With a branch of `hidden` units more, whose output starts at zero: no weights change (decoder="chunks")."""
+        return grown(self, hidden, seed)
 
     @functools.cached_property
     def vocabulary(self) -> Mapping[str, int]:

@@ -44,6 +44,7 @@ def describe(hypernetwork: Hypernetwork) -> dict[str, Any]:
         "preprocessing": dataclasses.asdict(hypernetwork.preprocessing),
         "step": hypernetwork.step,
         "held_out": list(hypernetwork.held_out),
+        "tasks": list(hypernetwork.tasks),
     }
 
 
@@ -186,7 +187,8 @@ def _described(where: str, description: Mapping[str, Any], space: SearchSpace[An
     preprocessing = Preprocessing(**{key: tuple(value) for key, value in description["preprocessing"].items()})
     share, seed = description["held_out"]
     state = nnx.state(abstract, nnx.Param)
-    return Hypernetwork(space, config, state, preprocessing, description["step"], (share, seed))
+    tasks = tuple(description.get("tasks", ()))  # checkpoints of older versions have none
+    return Hypernetwork(space, config, state, preprocessing, description["step"], (share, seed), tasks)
 
 
 def save_run(run: Path, hypernetwork: Hypernetwork, training: Any) -> None:

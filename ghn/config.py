@@ -7,9 +7,9 @@ from typing import Literal
 
 CHOICES = {
     "network": ("graph", "smash"),
-    "propagation": ("gatedgnn", "transformer", "none"),
+    "propagation": ("gatedgnn", "transformer", "rnn", "none"),
     "encoding": ("mip", "raw", "ghn2"),
-    "decoder": ("tile", "ghn2", "ghn3"),
+    "decoder": ("tile", "chunks", "ghn2", "ghn3"),
     "scaling": ("initialiser", "ghn2"),
 }
 
@@ -27,24 +27,31 @@ class GHNConfig:
     width: int = 32  # size D of a node's state
     message_width: int = 16  # hidden units of the message networks
     hidden: int = 64  # hidden units of the decoders ("ghn2", "ghn3": twice as many in the second layer of kernels)
-    tile: int = 32  # input and output channels of the largest decoded tile; wider layers repeat it
+    tile: int = 32  # input and output channels of the largest decoded tile; wider layers repeat it ("chunks": of each)
     kernel_tile: int = 3  # spatial extent of the largest decoded tile; larger kernels repeat it
-    propagation: Literal["gatedgnn", "transformer", "none"] = "gatedgnn"  # how node states learn of the graph
+    propagation: Literal["gatedgnn", "transformer", "rnn", "none"] = "gatedgnn"  # how node states learn of the graph
     message_relu: bool = False  # the message networks end in a ReLU, as GHN-2's do
     layers: int = 3  # of the transformer
     heads: int = 8  # of the transformer's attention; a divisor of width
     layer_norm: bool = False  # after propagation, with gain and bias
     encoding: Literal["mip", "raw", "ghn2"] = "mip"  # constant-norm encoding and states, raw values, or binned shapes
-    decoder: Literal["tile", "ghn2", "ghn3"] = "tile"  # how a state becomes a tensor: our own, or the reference forms
+    # How a state becomes a tensor: a tile that is repeated, many tiles that differ by their place, or reference forms.
+    decoder: Literal["tile", "chunks", "ghn2", "ghn3"] = "tile"
     scaling: Literal["initialiser", "ghn2"] = "initialiser"  # an ordinary initialiser's, or squashed as GHN-2's
     residual: bool = True  # weights = base + delta, or delta alone
     delta: bool = True  # False: delta is frozen at 0
     normalise: bool = True  # every kernel has the root mean square of an ordinary initialiser, after training too
     noise: int = 0  # width of the noise z ~ N(0, 1) that weights are conditioned on (SMASH); 0 for none
     delta_scale: float = 0.1  # size of delta beside a base of 1, at the start
+    tasks: int = 0  # room for learned task embeddings (it grows); 0: weights depend on no task
+    task_width: int = 16  # size of a task's embedding, whose norm is constant
+    conditions: tuple[tuple[str, float, float], ...] = ()  # continuous conditions: name, lowest and highest value
+    growth: tuple[int, ...] = ()  # hidden units of each branch that the decoder ("chunks") grew after the start
 
     def __post_init__(self) -> None:
-        for name in ("width", "message_width", "hidden", "tile", "kernel_tile", "layers", "heads"):
+        object.__setattr__(self, "conditions", tuple(tuple(condition) for condition in self.conditions))
+        object.__setattr__(self, "growth", tuple(self.growth))  # checkpoints hold lists
+        for name in ("width", "message_width", "hidden", "tile", "kernel_tile", "layers", "heads", "task_width"):
             if getattr(self, name) < 1:
                 raise ValueError(f"GHNConfig.{name}={getattr(self, name)}: must be at least 1")
         for name, choices in CHOICES.items():
@@ -54,13 +61,36 @@ class GHNConfig:
             raise ValueError(f"GHNConfig.heads={self.heads}: must divide width={self.width}")
         if self.encoding == "ghn2" and self.width % 4:
             raise ValueError(f"GHNConfig.width={self.width}: encoding='ghn2' embeds four sizes; use a multiple of 4")
-        if self.noise < 0:
-            raise ValueError(f"GHNConfig.noise={self.noise}: must be at least 0")
+        for name in ("noise", "tasks"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"GHNConfig.{name}={getattr(self, name)}: must be at least 0")
         if self.noise and self.encoding == "ghn2":
             raise ValueError(f"GHNConfig.noise={self.noise}: encoding='ghn2' takes no noise; use noise=0")
+        self._check_conditioning()
         if self.scaling == "ghn2" and (self.residual or not self.delta):
             raise ValueError("GHNConfig.scaling='ghn2': squashes what is decoded and knows no base; use residual=False")
         if not self.delta and not self.residual:
             raise ValueError("GHNConfig: delta=False with residual=False leaves nothing; switch one of them on")
         if not self.delta_scale > 0:
             raise ValueError(f"GHNConfig.delta_scale={self.delta_scale}: must be positive; delta=False freezes it at 0")
+
+    def _check_conditioning(self) -> None:
+        """Raises ValueError for tasks, conditions or growth that the other fields do not admit."""
+        if self.tasks or self.conditions:
+            name = "tasks" if self.tasks else "conditions"
+            if self.encoding == "ghn2" or self.network != "graph" or not self.delta:
+                raise ValueError(
+                    f"GHNConfig.{name}={getattr(self, name)}: weights depend on it through the states of nodes; use "
+                    "network='graph', delta=True and an encoding other than 'ghn2'"
+                )
+        if len({name for name, _, _ in self.conditions}) < len(self.conditions):
+            raise ValueError(f"GHNConfig.conditions={self.conditions}: give each name once")
+        for name, low, high in self.conditions:
+            if not low < high:
+                raise ValueError(
+                    f"GHNConfig.conditions: {name!r} from {low:g} to {high:g}; the lowest value comes first"
+                )
+        if self.growth and (self.decoder != "chunks" or min(self.growth) < 1):
+            raise ValueError(
+                f"GHNConfig.growth={self.growth}: at least 1 hidden unit a branch, and only decoder='chunks' grows"
+            )

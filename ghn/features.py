@@ -75,6 +75,8 @@ class GraphInputs(NamedTuple):
         variant: group name -> [S] int32, which of the group's leaves fills the slot.
         encoding: the architecture as its space encodes it, for hypernetworks that read that instead of the graph.
         noise: [Z] float32 of a standard normal distribution, for noise conditioning.
+        task: int32, the row of the task's embedding.
+        conditions: [C] float32 in [0, 1], the continuous conditions.
     """
 
     op_N: Array | NDArray[np.int32]
@@ -84,6 +86,8 @@ class GraphInputs(NamedTuple):
     variant: Mapping[str, Array | NDArray[np.int32]]
     encoding: Mapping[str, Array | NDArray[np.int32]]
     noise: Array | NDArray[np.float32]
+    task: Array | NDArray[np.int32] = np.zeros((), np.int32)
+    conditions: Array | NDArray[np.float32] = np.zeros(0, np.float32)
 
 
 def graph_inputs(
@@ -170,23 +174,23 @@ def constant_norm(x: Array) -> Array:
 
 
 class NodeEncoder(nnx.Module):
-    """First node states [N, D] from op embeddings and encoded attributes."""
+    """First node states [N, D] from op embeddings, encoded attributes and what the weights are conditioned on."""
 
-    def __init__(self, ops: int, width: int, encoding: str, noise: int = 0, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, ops: int, width: int, encoding: str, condition: int = 0, *, rngs: nnx.Rngs) -> None:
         self.encoding = encoding
         self.embedding = nnx.Param(jax.random.normal(rngs.params(), (ops + 1, width)))
         features = len(FEATURES) * (2 if encoding == "mip" else 1)
-        self.project = nnx.Linear(width + features + noise, width, rngs=rngs)
+        self.project = nnx.Linear(width + features + condition, width, rngs=rngs)
 
     def __call__(
         self,
         op_N: Array | NDArray[np.int32],
         features_NF: Array | NDArray[np.float32],
-        noise_Z: Array | NDArray[np.float32],
+        condition_Z: Array | NDArray[np.float32],
     ) -> Array:
-        """[N, D] states; the noise is the same for all nodes."""
+        """[N, D] states; the condition is the same for all nodes."""
         embedded_ND = self.embedding.get_value()[op_N]
         if self.encoding == "mip":
             embedded_ND = constant_norm(embedded_ND)
-        noise_NZ = jnp.broadcast_to(noise_Z, (len(embedded_ND), noise_Z.shape[-1]))
-        return self.project(jnp.concatenate([embedded_ND, encode(features_NF, self.encoding), noise_NZ], -1))
+        condition_NZ = jnp.broadcast_to(condition_Z, (len(embedded_ND), condition_Z.shape[-1]))
+        return self.project(jnp.concatenate([embedded_ND, encode(features_NF, self.encoding), condition_NZ], -1))

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from architectures.layout import Layout, LeafGroup, WeightArrays, initial_mean, initial_scale
 from architectures.spaces import SearchSpace
 from architectures.switch import cut_slices
+from ghn.conditioning import Conditioning
 from ghn.config import GHNConfig
 from ghn.decoder import Decoder
 from ghn.features import PADDING_OP, GraphInputs, constant_norm
@@ -42,6 +43,7 @@ class GHN(nnx.Module):
         self.config = config
         self.space = space
         if config.delta:
+            self.conditioning = Conditioning(config, rngs=rngs)
             self.encoder = make_encoder(config, len(space.op_names), space.classes, rngs=rngs)
             self.propagation = make_propagation(config, rngs=rngs)
             if config.layer_norm:
@@ -66,7 +68,7 @@ class GHN(nnx.Module):
 
     def node_states(self, inputs: GraphInputs) -> Array:
         """[N, D] states after propagation and, if there is one, layer norm."""
-        states_ND = self.encoder(inputs.op_N, inputs.features_NF, inputs.noise)
+        states_ND = self.encoder(inputs.op_N, inputs.features_NF, self.conditioning(inputs))
         present_N = inputs.op_N != PADDING_OP
         states_ND = self.propagation(states_ND, inputs.distances_NN, self.space.schedule, present_N)
         return self.norm(states_ND) if self.config.layer_norm else states_ND

@@ -55,6 +55,40 @@ class NoPropagation(Propagation):
         return states_ND
 
 
+class LayerRNN(Propagation):
+    """A gated recurrent unit over the layers in the order in which they are computed, without regard to edges.
+
+    The dependency of each layer on those before it in a network emitted layer by layer (Chandra et al. 2023); for a
+    chain, what message passing is without its way back. Nodes of one step read the same state of the step before, and
+    hand on the mean of theirs.
+    """
+
+    def __init__(self, width: int, *, rngs: nnx.Rngs) -> None:
+        self.gru = GRUCell(width, rngs=rngs)
+
+    def __call__(
+        self,
+        states_ND: Array,
+        distances_NN: Array | NDArray[np.uint8],
+        schedule: tuple[int, int],
+        present_N: Array | NDArray[np.bool_],
+    ) -> Array:
+        """The recurrent state at every node; a step without nodes hands on what it was given."""
+        steps, places = schedule
+        present_LW1 = jnp.asarray(present_N).reshape(steps, places, 1).astype(states_ND.dtype)
+        gates_LWG = self.gru.input(states_ND).reshape(steps, places, -1)
+
+        def step(memory_D: Array, row: tuple[Array, Array]) -> tuple[Array, Array]:
+            gates_WG, present_W1 = row
+            new_WD = gated_update(gates_WG, self.gru.state(memory_D), memory_D)
+            mean_D = (new_WD * present_W1).sum(0) / jnp.maximum(present_W1.sum(), 1)
+            return jnp.where(present_W1.any(), mean_D, memory_D), new_WD
+
+        start = jnp.zeros_like(states_ND, shape=states_ND.shape[1:])
+        _, new_LWD = jax.lax.scan(step, start, (gates_LWG, present_LW1))
+        return new_LWD.reshape(states_ND.shape)
+
+
 class GatedGNN(Propagation):
     """One forward and one backward sweep of a gated graph network with virtual edges (GHN-2, Knyazev et al. 2021).
 

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any, Literal
 
 from architectures.layers import Precision
-from architectures.spaces import SMASH, NASBench201, SearchSpace
+from architectures.spaces import SMASH, MLPSpace, NASBench201, SearchSpace
 from ghn.config import GHNConfig
 from train.data import AugmentConfig, DataConfig
 
@@ -15,13 +15,15 @@ from train.data import AugmentConfig, DataConfig
 class SpaceConfig:
     """The search space of a run; image shape and classes come from the data."""
 
-    name: Literal["nasbench201", "smash"] = "nasbench201"
+    name: Literal["nasbench201", "smash", "mlp"] = "nasbench201"
     channels: int = 8  # nasbench201: of the first stage
     cells: int = 1  # nasbench201: in each stage
     bank_channels: tuple[int, ...] = (2, 4)  # smash: choices in the first block
     banks: tuple[int, ...] = (1, 2, 3, 4)  # smash: choices for the number of banks of a block
     layers: tuple[int, ...] = (1, 2, 3)  # smash: choices for the number of layers of a block
     kernels: tuple[int, ...] = (3, 5)  # smash: choices for a convolution
+    widths: tuple[int, ...] = (50, 100)  # mlp: choices for a hidden layer
+    depths: tuple[int, ...] = (1, 2, 3)  # mlp: choices for the number of hidden layers
 
     def build(self, input_shape: tuple[int, int, int], classes: int) -> SearchSpace[Any]:
         """The space for images of this shape."""
@@ -34,6 +36,8 @@ class SpaceConfig:
                 layers=self.layers,
                 kernels=self.kernels,
             )
+        if self.name == "mlp":
+            return MLPSpace(input_shape=input_shape, classes=classes, widths=self.widths, depths=self.depths)
         return NASBench201(channels=self.channels, cells=self.cells, input_shape=input_shape, classes=classes)
 
 

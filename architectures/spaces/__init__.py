@@ -3,11 +3,13 @@
 from architectures.spaces.banks import BankNetwork, Block
 from architectures.spaces.base import Cost, Encoding, SearchSpace
 from architectures.spaces.cell import Cell, CellSpace
+from architectures.spaces.mlp import MLP, MLPSpace
 from architectures.spaces.nasbench201 import NASBench201
 from architectures.spaces.registry import from_settings, settings
 from architectures.spaces.smash import SMASH
 
 __all__ = [
+    "MLP",
     "SMASH",
     "BankNetwork",
     "Block",
@@ -15,6 +17,7 @@ __all__ = [
     "CellSpace",
     "Cost",
     "Encoding",
+    "MLPSpace",
     "NASBench201",
     "SearchSpace",
     "from_settings",

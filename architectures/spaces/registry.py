@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from architectures.spaces.base import SearchSpace
+from architectures.spaces.mlp import MLPSpace
 from architectures.spaces.nasbench201 import NASBench201
 from architectures.spaces.smash import SMASH
 
-SPACES: dict[str, type[SearchSpace[Any]]] = {NASBench201.name: NASBench201, SMASH.name: SMASH}
+SPACES: dict[str, type[SearchSpace[Any]]] = {space.name: space for space in (NASBench201, SMASH, MLPSpace)}
 
 
 def settings(space: SearchSpace[Any]) -> dict[str, Any]:
