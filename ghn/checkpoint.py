@@ -204,6 +204,16 @@ def save_run(run: Path, hypernetwork: Hypernetwork, training: Any) -> None:
     )
 
 
+def save_state(run: Path, step: int, state: Any) -> None:
+    """Writes checkpoint `step` of a run that trains no hypernetwork: any pytree of arrays."""
+    ocp.save_checkpointables((run / CHECKPOINTS / str(step)).absolute(), {"training": state}, overwrite=True)
+
+
+def load_state(run: Path, step: int, abstract: Any) -> Any:
+    """What a checkpoint holds beside the hypernetwork's parameters, in the form of the abstract tree given."""
+    return _restore_trees(run / CHECKPOINTS / str(step), {"training": abstract})["training"]
+
+
 def steps_of(run: Path) -> list[int]:
     """Steps of the finished checkpoints of a run, in ascending order."""
     folder = run / CHECKPOINTS
@@ -236,17 +246,22 @@ def _load_run(run: Path, space: SearchSpace[Any] | None, step: int | None) -> Hy
 
 
 def _restore(path: Path, parameters: Parameters, others: dict[str, Any]) -> tuple[Parameters, Any]:
+    loaded = _restore_trees(path, {"hypernetwork": nnx.to_pure_dict(parameters), **others})
+    state = jax.tree.map(lambda leaf: leaf, parameters)
+    nnx.replace_by_pure_dict(state, loaded["hypernetwork"])
+    return state, loaded.get("training")
+
+
+def _restore_trees(path: Path, trees: dict[str, Any]) -> dict[str, Any]:
+    """Arrays on one device, in the form of the trees given."""
+
     def abstract(leaf: Any) -> jax.ShapeDtypeStruct:
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
 
-    wanted = jax.tree.map(abstract, {"hypernetwork": nnx.to_pure_dict(parameters), **others})
     try:
-        loaded = ocp.load_checkpointables(path.absolute(), wanted)
+        return dict(ocp.load_checkpointables(path.absolute(), jax.tree.map(abstract, trees)))
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"{path}: cannot be restored ({error}); delete it, the one before it will be used"
         ) from error
-    state = jax.tree.map(lambda leaf: leaf, parameters)
-    nnx.replace_by_pure_dict(state, loaded["hypernetwork"])
-    return state, loaded.get("training")

@@ -63,7 +63,7 @@ class TileNetwork(nnx.Module):
     def _hidden(self, states_SD: Array, *counts: int) -> Array:
         """[S, K, R, C, H]. The first layer is linear in each coordinate, so it is computed for each on its own."""
         parts = jnp.split(self.place.kernel.get_value(), AXES)
-        places: Array | float = 0.0
+        places: Array = jnp.zeros(())
         for axis, (count, part) in enumerate(zip(counts, parts, strict=True)):
             shape = [count if index == axis else 1 for index in range(AXES)]
             places = places + (place_codes(axis, count) @ part).reshape(*shape, -1)

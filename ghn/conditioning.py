@@ -47,7 +47,7 @@ class Conditioning(nnx.Module):
         """[Z] noise, embedding of the task (of norm sqrt(task_width)), encoded conditions."""
         parts = [jnp.asarray(inputs.noise)]
         if self.tasks is not None:
-            parts.append(constant_norm(cast(Array, self.tasks.get_value())[inputs.task]))
+            parts.append(constant_norm(self.tasks.get_value()[inputs.task]))
         return jnp.concatenate([*parts, encode(jnp.asarray(inputs.conditions), self.encoding)])
 
 
@@ -67,7 +67,7 @@ def task_row(tasks: Sequence[str], task: str | int | None) -> int:
         raise ValueError(
             f"task={task!r}: unknown; this hypernetwork knows {', '.join(known) or 'none: add_task first'}"
         )
-    return tasks.index(cast(str, name))
+    return tasks.index(name)
 
 
 def scaled_conditions(config: GHNConfig, conditions: Mapping[str, float]) -> NDArray[np.float32]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,12 @@ from ghn.api import Hypernetwork, Preprocessing
 from ghn.checkpoint import load_training, save_run, steps_of
 from train.batches import BatchStream
 from train.config import TrainConfig
-from train.data import Splits, check_provenance, load
-from train.metrics import MetricsWriter, TrainingProgress, write_whole
+from train.data import Splits, load
+from train.metrics import MetricsWriter, TrainingProgress
 from train.optimizer import make_optimizer
 from train.parallel import keep, make_step, mesh_of, wait_for_all
+from train.run_folder import RunError, claim
 from train.step import TrainState, init_state
-
-
-class RunError(ValueError):
-    """A run that cannot start or go on; the message names what and the way out."""
 
 
 def train(config: TrainConfig, run: Path, tensorboard: bool = False, show: bool = True) -> Hypernetwork:
@@ -115,50 +111,8 @@ def _claim_in_turn(run: Path, config: TrainConfig, splits: Splits) -> None:
 
 
 def _claim(run: Path, config: TrainConfig, splits: Splits) -> None:
-    """Records the configuration in the run's folder, or checks that the folder belongs to this very run."""
-    own = json.loads(json.dumps({"config": dataclasses.asdict(config), "provenance": dict(splits.provenance)}))
-    path = run / "config.json"
-    try:
-        if path.exists():
-            recorded = json.loads(path.read_text())
-            check_provenance(own["provenance"], recorded["provenance"])
-            before = _completed(recorded["config"], dataclasses.asdict(TrainConfig()))
-            # Devices are no part of what is computed: a run goes on with more or fewer of them.
-            differing = _differences({**before, "devices": None}, {**own["config"], "devices": None})
-            if differing:
-                raise RunError(
-                    f"{run}: belongs to another run ({'; '.join(differing)}); choose another --out or delete the folder"
-                )
-        elif run.exists() and any(run.iterdir()):
-            raise RunError(f"{run}: is not empty and holds no run; choose another --out")
-        else:
-            run.mkdir(parents=True, exist_ok=True)
-            write_whole(path, json.dumps(own, indent=2) + "\n")
-    except OSError as error:
-        raise RunError(f"{run}: cannot be written ({error}); choose a folder on a writable disk with room") from error
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise RunError(f"{path}: is damaged ({error!r}); delete the folder or choose another --out") from error
-
-
-def _completed(recorded: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """A recorded configuration with the fields that this version added, at their defaults."""
-    result = {**json.loads(json.dumps(defaults)), **recorded}
-    for name, value in recorded.items():
-        if isinstance(value, dict) and isinstance(defaults.get(name), dict):
-            result[name] = _completed(value, defaults[name])
-    return result
-
-
-def _differences(recorded: dict[str, Any], own: dict[str, Any], prefix: str = "") -> list[str]:
-    """The fields that differ, as "name was X, is Y"."""
-    result = []
-    for name in sorted(set(recorded) | set(own)):
-        before, now = recorded.get(name), own.get(name)
-        if isinstance(before, dict) and isinstance(now, dict):
-            result += _differences(before, now, f"{prefix}{name}.")
-        elif before != now:
-            result.append(f"{prefix}{name} was {before!r}, is {now!r}")
-    return result
+    """Devices are no part of what is computed: a run goes on with more or fewer of them."""
+    claim(run, dataclasses.asdict(config), dataclasses.asdict(TrainConfig()), dict(splits.provenance), ("devices",))
 
 
 def _training_tree(state: TrainState) -> dict[str, Any]:

@@ -102,7 +102,7 @@ class MLPSpace(SearchSpace[MLP]):
     @functools.cached_property
     def _pairs(self) -> list[tuple[int, int]]:
         """(inputs, outputs) of a layer that is not the first, the largest last."""
-        return list(itertools.product(self.widths, repeat=2))
+        return [(inputs, outputs) for inputs in self.widths for outputs in self.widths]
 
     @staticmethod
     def _kernel(inputs: int, outputs: int) -> Leaf:

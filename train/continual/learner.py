@@ -1,0 +1,254 @@
+"""What learns a stream: the interface, and the hypernetwork.
+
+Shape letters: n steps in one call, B images, T tasks, P architectures of a pool.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax import Array
+
+from architectures.layers import Layers
+from architectures.layout import WeightArrays
+from architectures.spaces import Encoding, SearchSpace
+from ghn.api import Hypernetwork, Parameters
+from ghn.conditioning import FREE
+from train.continual.config import RegulariserConfig
+from train.continual.heads import Heads
+from train.continual.regulariser import Regulariser, make_pool
+from train.continual.streams import Part
+
+Metrics = dict[str, Array]  # each [n]
+
+
+class Chunk(NamedTuple):
+    """The batches of n steps.
+
+    Attributes:
+        images: [n, B, H, W, C] float32.
+        labels: [n, B] int32, within the task of each image.
+        tasks: [n, B] int32, the task of each image.
+        steps: [n] int32, counted from the start of the stream.
+    """
+
+    images: Any
+    labels: Any
+    tasks: Any
+    steps: Any
+
+
+class Learner(abc.ABC):
+    """A method. Its state is a pytree whose shapes do not change over a stream; methods of it are pure.
+
+    Attributes:
+        heads: of the target.
+        space: of the target.
+        encoding: the target, as the executor reads it.
+        conditional: whether each task has weights of its own, so that a task that is not told has to be inferred.
+        replays: which images besides the current task's are in a batch: none, those of a memory, or all.
+    """
+
+    heads: Heads
+    space: SearchSpace[Any]
+    encoding: Encoding
+    conditional: bool = False
+    replays: str = "none"
+
+    @abc.abstractmethod
+    def init(self) -> Any:
+        """The state before the first task."""
+
+    @abc.abstractmethod
+    def begin(self, state: Any, task: int) -> Any:
+        """The state at the start of a task."""
+
+    @abc.abstractmethod
+    def update(self, state: Any, task: int, chunk: Chunk) -> tuple[Any, Metrics]:
+        """n steps on a task; metrics "loss" and "accuracy" for each."""
+
+    def finish(self, state: Any, task: int, train: Part) -> Any:
+        """The state at the end of a task, whose training images may be looked at once more."""
+        return state
+
+    @abc.abstractmethod
+    def weights(self, state: Any, task: int) -> WeightArrays:
+        """The target's weights for a task."""
+
+    def trained(self, state: Any, tasks: int) -> Hypernetwork | None:
+        """The hypernetwork after so many tasks; None for a method that has none."""
+        return None
+
+
+def adam(learning_rate: float, steps: int) -> optax.GradientTransformation:
+    """Adam with a cosine to 0 over one task, on one flat vector."""
+    return optax.flatten(optax.adam(optax.cosine_decay_schedule(learning_rate, steps)))
+
+
+def classified(logits_BK: Array, labels_B: Array) -> tuple[Array, Array]:
+    """Mean cross-entropy in nats, and accuracy."""
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits_BK, labels_B).mean()
+    return loss, (logits_BK.argmax(-1) == labels_B).mean()
+
+
+class HypernetworkState(NamedTuple):
+    """Parameters now and before the task, the optimiser's state, and stored targets if there are any."""
+
+    parameters: Parameters
+    snapshot: Parameters
+    optimizer_state: Any
+    stored: WeightArrays | None
+
+
+class HypernetworkLearner(Learner):
+    """A hypernetwork that emits the target, and other architectures, for every task.
+
+    The optimiser starts afresh with each task, and of the embeddings only the current task's is trained. Every step
+    trains one architecture of the pool: the target (the first) in half of the steps.
+    """
+
+    conditional = True
+
+    def __init__(
+        self,
+        hypernetwork: Hypernetwork,
+        architectures: Sequence[Any],
+        heads: Heads,
+        regulariser: RegulariserConfig = RegulariserConfig(),
+        optimizer: optax.GradientTransformation | None = None,
+        names: Sequence[str] = (),
+        seed: int = 0,
+    ) -> None:
+        """Compiles nothing yet.
+
+        Args:
+            hypernetwork: with room for the tasks.
+            architectures: the target, then others that are trained and protected beside it.
+            heads: of all of them.
+            regulariser: of earlier tasks.
+            optimizer: of the hypernetwork; Adam at 1e-3 by default.
+            names: of the tasks; "0", "1", ... by default.
+            seed: of the draws of architectures and earlier tasks.
+
+        Raises:
+            ValueError: a head that does not fit, too little room for the tasks, an unknown leaf group.
+        """
+        heads.check(hypernetwork.space)
+        if hypernetwork.config.tasks < heads.tasks:
+            raise ValueError(
+                f"GHNConfig.tasks={hypernetwork.config.tasks}: the stream has {heads.tasks} tasks; "
+                f"use GHNConfig(tasks={heads.tasks})"
+            )
+        self.heads, self.hypernetwork, self.architectures = heads, hypernetwork, tuple(architectures)
+        self.space, self.encoding = hypernetwork.space, hypernetwork.space.encode(self.architectures[0])
+        self.names = tuple(names) or tuple(str(task) for task in range(heads.tasks))
+        self.pool = make_pool(hypernetwork, self.architectures, regulariser.leaves)
+        self.optimizer = optimizer or optax.flatten(optax.adam(1e-3))
+        self.regulariser = Regulariser(
+            hypernetwork.definition,
+            hypernetwork.space,
+            regulariser,
+            heads,
+            hypernetwork.config.tasks,
+            len(self.architectures),
+        )
+        self._key = jax.random.key(seed)
+        self._chunk = jax.jit(self._scan)
+        self._targets = jax.jit(self.regulariser.targets)
+        self._generate = jax.jit(self.regulariser.generate)
+
+    def init(self) -> HypernetworkState:
+        """The hypernetwork as it is."""
+        parameters = self.hypernetwork.parameters
+        stored = jax.eval_shape(self.regulariser.targets, parameters, self.pool)
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), stored)
+        return HypernetworkState(parameters, parameters, self.optimizer.init(parameters), zeros)
+
+    def begin(self, state: HypernetworkState, task: int) -> HypernetworkState:
+        """A snapshot, targets if they are stored, a fresh optimiser."""
+        parameters = state.parameters
+        stored = state.stored if task == 0 else self._targets(parameters, self.pool)
+        return HypernetworkState(parameters, parameters, self.optimizer.init(parameters), stored)
+
+    def update(self, state: HypernetworkState, task: int, chunk: Chunk) -> tuple[HypernetworkState, Metrics]:
+        """n steps of task loss and protection."""
+        parameters, optimizer_state, metrics = self._chunk(
+            state.parameters, state.optimizer_state, state.snapshot, state.stored, self.pool, np.int32(task), chunk
+        )
+        return state._replace(parameters=parameters, optimizer_state=optimizer_state), metrics
+
+    def weights(self, state: HypernetworkState, task: int, architecture: int = 0) -> WeightArrays:
+        """Weights of an architecture of the pool, the target by default."""
+        arrays: WeightArrays = self._generate(state.parameters, self.pool, np.int32(architecture), np.int32(task))
+        return arrays
+
+    def trained(self, state: HypernetworkState, tasks: int) -> Hypernetwork:
+        """The hypernetwork after so many tasks, which it knows by their names."""
+        room = self.hypernetwork.config.tasks
+        names = (*self.names[:tasks], *[FREE] * (room - tasks))
+        return dataclasses.replace(self.hypernetwork, parameters=state.parameters, tasks=names)
+
+    def _scan(
+        self,
+        parameters: Parameters,
+        optimizer_state: Any,
+        snapshot: Parameters,
+        stored: WeightArrays | None,
+        pool: Any,
+        task: Array,
+        chunk: Chunk,
+    ) -> tuple[Parameters, Any, Metrics]:
+        def step(carry: tuple[Parameters, Any], rows: Chunk) -> tuple[tuple[Parameters, Any], Metrics]:
+            parameters, optimizer_state = carry
+            draw_key, regulariser_key = jax.random.split(jax.random.fold_in(self._key, rows.steps))
+            architecture = self._draw(draw_key)
+            (_, metrics), grads = jax.value_and_grad(self._loss, has_aux=True)(
+                parameters, pool, architecture, task, rows
+            )
+            if self.regulariser.config.beta:
+                penalty, held = self.regulariser.gradient(parameters, snapshot, stored, pool, task, regulariser_key)
+                grads = jax.tree.map(jnp.add, grads, held)
+                metrics["penalty"] = penalty
+            grads["conditioning"]["tasks"] = _only(grads["conditioning"]["tasks"], task)
+            updates, optimizer_state = self.optimizer.update(grads, optimizer_state, parameters)
+            return (optax.apply_updates(parameters, updates), optimizer_state), metrics
+
+        (parameters, optimizer_state), metrics = jax.lax.scan(step, (parameters, optimizer_state), chunk)
+        return parameters, optimizer_state, metrics
+
+    def _draw(self, key: Array) -> Array:
+        """An architecture of the pool."""
+        if len(self.architectures) == 1:
+            return jnp.zeros((), jnp.int32)
+        coin, which = jax.random.split(key)
+        other = jax.random.randint(which, (), 1, len(self.architectures))
+        return jnp.where(jax.random.bernoulli(coin), 0, other)
+
+    def _loss(
+        self, parameters: Parameters, pool: Any, architecture: Array, task: Array, rows: Chunk
+    ) -> tuple[Array, Metrics]:
+        weights = self.regulariser.generate(parameters, pool, architecture, task)
+        logits, _ = self.space.forward(weights, pool.encoding_of(architecture), rows.images, Layers())
+        loss, accuracy = classified(self.heads.of_task(logits, rows.tasks), rows.labels)
+        return loss, {"loss": loss, "accuracy": accuracy}
+
+
+def _only(table: nnx.Param[Array], row: Array) -> nnx.Param[Array]:
+    """A gradient of the table of tasks with all rows but one at 0."""
+    values = table.get_value()
+    return cast("nnx.Param[Array]", table.replace(values * (jnp.arange(len(values)) == row)[:, None]))
+
+
+@functools.cache
+def forward(space: Any) -> Any:
+    """(weights, encoding, images) -> logits, compiled once for a space."""
+    return jax.jit(lambda weights, encoding, images: space.forward(weights, encoding, images, Layers())[0])
