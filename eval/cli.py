@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
+from eval.continual import report as report_continual
 from eval.demo import DemoConfig
 from eval.demo import demo as run_demo
 from eval.html_report import write_html
@@ -91,6 +92,16 @@ def predict(
     run_predict(model, config, out, console)
 
 
+def continual(runs: tyro.conf.Positional[tuple[Path, ...]], out: Path = Path("runs/continual-report")) -> None:
+    """Compare runs of ghn-train continual: tables with intervals over seeds, heat maps, curves.
+
+    Args:
+        runs: their folders.
+        out: folder for tables and plots.
+    """
+    report_continual(runs, out, console)
+
+
 def main() -> None:
     """The console script."""
     commands: dict[str, Callable[..., None]] = {
@@ -99,6 +110,7 @@ def main() -> None:
         "ground-truth": ground_truth,
         "proxies": proxies,
         "predict": predict,
+        "continual": continual,
         "demo": demo,
     }
     run_command(commands, __doc__ or "")

@@ -74,3 +74,32 @@ def groups(accuracies: Mapping[str, Sequence[float]], ylabel: str, stem: Path) -
     axes.set_ylabel(ylabel)
     axes.grid(alpha=0.25, axis="y")
     return save(figure, stem)
+
+
+def accuracy_matrix(matrix_TT: NDArray[np.float64], title: str, stem: Path) -> list[Path]:
+    """Heat map of the accuracy on task j (column) after task i (row), in percent."""
+    tasks = len(matrix_TT)
+    figure, axes = plt.subplots(figsize=(1.8 + 0.45 * tasks, 1.4 + 0.4 * tasks))
+    axes.imshow(100 * matrix_TT, cmap="viridis", vmin=0, vmax=100)
+    if tasks <= 10:
+        for row, column in np.argwhere(np.isfinite(matrix_TT)):
+            value = 100 * matrix_TT[row, column]
+            colour = "white" if value < 60 else "black"
+            axes.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=7, color=colour)
+    axes.set_xlabel("accuracy on task, %")
+    axes.set_ylabel("after task")
+    axes.set_title(title, fontsize=9)
+    return save(figure, stem)
+
+
+def task_curves(matrices: Mapping[str, NDArray[np.float64]], title: str, stem: Path) -> list[Path]:
+    """Mean accuracy over the tasks so far, after each task, for every method."""
+    figure, axes = plt.subplots(figsize=(6, 3.6))
+    for name, matrix_TT in matrices.items():
+        axes.plot(np.arange(1, len(matrix_TT) + 1), 100 * np.nanmean(matrix_TT, 1), "o-", ms=3, lw=1, label=name)
+    axes.set_xlabel("tasks learned")
+    axes.set_ylabel("mean accuracy on them, %")
+    axes.set_title(title, fontsize=10)
+    axes.legend(fontsize=8, frameon=False)
+    axes.grid(alpha=0.25)
+    return save(figure, stem)

@@ -15,6 +15,9 @@ import tyro
 from rich.console import Console
 
 from train.config import SpaceConfig, TrainConfig
+from train.continual import ContinualConfig
+from train.continual import run as run_stream
+from train.continual.metrics import summarise
 from train.data import DataConfig, load
 from train.loop import train
 from train.parallel import join_processes
@@ -91,6 +94,21 @@ def target(config: Annotated[TargetConfig, tyro.conf.arg(name="")], out: Path = 
     console.print(f"{out}: {len(table.rows())} runs under protocol {table.protocol_hash}")
 
 
+def continual(config: Annotated[ContinualConfig, tyro.conf.arg(name="")], out: Path = Path("runs/continual")) -> None:
+    """Learn a stream of tasks, one after the other; run the same command again to continue after an interruption.
+
+    Args:
+        config: the stream, the target, what learns them.
+        out: folder of the run.
+    """
+    summary = summarise(run_stream(config, out).matrix)
+    console.print(
+        f"{config.method}, {config.scenario}: {100 * summary.average:.2f}% over all tasks after the last, "
+        f"{100 * summary.during:.2f}% when each was learned, {100 * summary.forgetting:.2f} points forgotten; "
+        f"ghn-eval continual {out}"
+    )
+
+
 def run_command(commands: dict[str, Callable[..., None]], description: str) -> None:
     """Runs the subcommand on the command line; bad input ends with one clear line and exit code 2."""
     cache = Path.home() / ".cache" / "graph-hypernetwork" / "jax"
@@ -108,7 +126,7 @@ def run_command(commands: dict[str, Callable[..., None]], description: str) -> N
 
 def main() -> None:
     """The console script."""
-    run_command({"ghn": ghn, "target": target}, __doc__ or "")
+    run_command({"ghn": ghn, "target": target, "continual": continual}, __doc__ or "")
 
 
 if __name__ == "__main__":
