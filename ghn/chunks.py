@@ -27,6 +27,7 @@ from ghn.decoder import Decoder
 
 CODE = 16  # P
 AXES = 3  # coordinates of a tile: kernel position, row, column
+STATE_FREQUENCY, PLACE_FREQUENCY = 2.0, 3.0  # standard deviations of what the sine is taken of, at the start
 
 
 @functools.cache
@@ -37,13 +38,16 @@ def place_codes(axis: int, count: int) -> NDArray[np.float32]:
 
 
 class TileNetwork(nnx.Module):
-    """(state, place) -> tile: a layer on their sum, a second, and a linear output, for matrices and for vectors."""
+    """(state, place) -> tile: Fourier features of both, and a linear output, for matrices and for vectors.
+
+    The features of two tiles, or of one tile for two tasks, are nearly orthogonal from the start. With rectified units
+    most of them is common to all tiles, so that what one tile learns spills into all others.
+    """
 
     def __init__(self, width: int, hidden: int, tile: int, matrices: float, vectors: float, *, rngs: nnx.Rngs) -> None:
         self.tile = tile
-        self.state = nnx.Linear(width, hidden, rngs=rngs)
-        self.place = nnx.Linear(AXES * CODE, hidden, use_bias=False, rngs=rngs)
-        self.mix = nnx.Linear(hidden, hidden, rngs=rngs)
+        self.state = nnx.Linear(width, hidden, kernel_init=_spread(STATE_FREQUENCY), rngs=rngs)
+        self.place = nnx.Linear(AXES * CODE, hidden, use_bias=False, kernel_init=_spread(PLACE_FREQUENCY), rngs=rngs)
         self.matrix = nnx.Param(matrices * hidden**-0.5 * jax.random.normal(rngs.params(), (hidden, tile, tile)))
         self.vector = nnx.Param(vectors * hidden**-0.5 * jax.random.normal(rngs.params(), (hidden, tile)))
 
@@ -61,14 +65,17 @@ class TileNetwork(nnx.Module):
         return (hidden_SCH @ cast(Array, self.vector.get_value())).reshape(len(states_SD), -1)[:, :size]
 
     def _hidden(self, states_SD: Array, *counts: int) -> Array:
-        """[S, K, R, C, H]. The first layer is linear in each coordinate, so it is computed for each on its own."""
+        """[S, K, R, C, H] of unit mean square; what is linear in a coordinate is computed for each coordinate alone."""
         parts = jnp.split(self.place.kernel.get_value(), AXES)
         places: Array = jnp.zeros(())
         for axis, (count, part) in enumerate(zip(counts, parts, strict=True)):
             shape = [count if index == axis else 1 for index in range(AXES)]
             places = places + (place_codes(axis, count) @ part).reshape(*shape, -1)
-        hidden = jax.nn.leaky_relu(self.state(states_SD)[:, None, None, None] + places)
-        return jax.nn.leaky_relu(self.mix(hidden))
+        return jnp.sqrt(2.0) * jnp.sin(self.state(states_SD)[:, None, None, None] + places)
+
+
+def _spread(frequency: float) -> nnx.Initializer:
+    return nnx.initializers.variance_scaling(frequency**2, "fan_in", "normal")
 
 
 class ChunkDecoder(Decoder):

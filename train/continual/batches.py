@@ -14,6 +14,7 @@ from train.continual.learner import Chunk
 from train.continual.streams import Part, Stream, Task
 from train.data import batch_indices
 
+MOST_PARTS = 16  # some 500 MB of MNIST's test images
 _MEMORY, _REPLAY = 1, 2  # keep the random words of the memory and of the batches apart
 
 
@@ -27,12 +28,22 @@ class StreamBatches:
         self._stream, self._batch, self._memory, self._seed = stream, batch, memory, seed
         self._tasks: dict[int, Task] = {}
         self._kept: dict[int, Part] = {}
+        self._parts: dict[tuple[int, str], Part] = {}
 
     def task(self, index: int) -> Task:
         """A checked task; the one in use is kept."""
         if index not in self._tasks:
             self._tasks = {index: self._stream.checked(index)}
         return self._tasks[index]
+
+    def part(self, index: int, split: str) -> Part:
+        """A split of a checked task; those of the first tasks are kept, because every later score asks for them."""
+        if (index, split) not in self._parts:
+            part: Part = getattr(self.task(index), split)
+            if len(self._parts) >= MOST_PARTS:
+                return part
+            self._parts[index, split] = part
+        return self._parts[index, split]
 
     def chunk(self, index: int, start: int, steps: NDArray[np.int32], replays: str) -> Chunk:
         """The batches of consecutive steps.

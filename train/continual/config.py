@@ -86,6 +86,8 @@ class ContinualConfig:
     space: SpaceConfig = SpaceConfig(name="mlp", widths=(100,), depths=(2,))
     target: str = "100-100"  # architecture of the space that is scored
     others: int = 0  # further random architectures of the space that are trained and protected beside the target
+    change_at: int = 0  # number of the task before which the target is replaced; 0: never
+    change_to: str = ""  # the new target, which was never emitted before
     scenario: Scenario = "CL1"  # task told; not told, labels within tasks; not told, to be named too
     heads: Literal["own", "shared"] = "own"  # outputs for every task, or one set for all
     method: Method = "hypernetwork"
@@ -100,6 +102,16 @@ class ContinualConfig:
             raise ValueError(f"ContinualConfig.method={self.method!r}: use one of {', '.join(METHODS)}")
         if not self.learning_rate > 0:
             raise ValueError(f"ContinualConfig.learning_rate={self.learning_rate}: must be positive")
+        if bool(self.change_at) != bool(self.change_to) or not 0 <= self.change_at < max(self.stream.tasks, 1):
+            raise ValueError(
+                f"ContinualConfig.change_at={self.change_at}, change_to={self.change_to!r}: give both, a task from 1 "
+                f"to {self.stream.tasks - 1} and an architecture, or neither"
+            )
+        if self.change_to and self.method != "hypernetwork":
+            raise ValueError(
+                f"ContinualConfig.change_to={self.change_to!r}: {self.method} has no weights for another target; "
+                "use method='hypernetwork'"
+            )
         for name in ("others", "strength"):
             if getattr(self, name) < 0:
                 raise ValueError(f"ContinualConfig.{name}={getattr(self, name)}: must be at least 0")

@@ -161,7 +161,7 @@ class HypernetworkLearner(Learner):
             hypernetwork.config.tasks,
             len(self.architectures),
         )
-        self._key = jax.random.key(seed)
+        self._seed, self._key = seed, jax.random.key(seed)
         self._chunk = jax.jit(self._scan)
         self._targets = jax.jit(self.regulariser.targets)
         self._generate = jax.jit(self.regulariser.generate)
@@ -196,6 +196,26 @@ class HypernetworkLearner(Learner):
         room = self.hypernetwork.config.tasks
         names = (*self.names[:tasks], *[FREE] * (room - tasks))
         return dataclasses.replace(self.hypernetwork, parameters=state.parameters, tasks=names)
+
+    def changed(self, architectures: Sequence[Any]) -> HypernetworkLearner:
+        """The same learner for another target (the first) and other architectures; it goes on with this one's state.
+
+        Raises:
+            ValueError: another number of architectures, whose state has another shape.
+        """
+        if len(architectures) != len(self.architectures):
+            raise ValueError(
+                f"architectures: {len(architectures)}, the learner has {len(self.architectures)}; give as many"
+            )
+        return HypernetworkLearner(
+            self.hypernetwork,
+            architectures,
+            self.heads,
+            self.regulariser.config,
+            self.optimizer,
+            self.names,
+            self._seed,
+        )
 
     def _scan(
         self,

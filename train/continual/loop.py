@@ -9,7 +9,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from architectures.spaces import MLPSpace
+from architectures.spaces import MLPSpace, SearchSpace
 from ghn.api import Hypernetwork, Preprocessing
 from ghn.checkpoint import CHECKPOINTS, load_state, save_run, save_state, steps_of
 from train.continual.baselines import DirectLearner
@@ -27,7 +27,7 @@ from train.continual.heads import Heads
 from train.continual.learner import HypernetworkLearner, Learner, adam
 from train.continual.metrics import Matrix, summarise
 from train.continual.scoring import InferTask, accuracy, logits_of, lowest_entropy
-from train.continual.streams import Stream
+from train.continual.streams import Part, Stream
 from train.metrics import MetricsWriter, TrainingProgress, write_whole
 from train.run_folder import RunError, claim
 
@@ -64,6 +64,8 @@ def learn(
     schedule: ScheduleConfig = ScheduleConfig(),
     run: Path | None = None,
     show: bool = False,
+    later: Mapping[int, Learner] | None = None,
+    stop: int | None = None,
 ) -> Result:
     """Learns a stream, and scores every task so far after each.
 
@@ -73,6 +75,8 @@ def learn(
         schedule: how.
         run: folder for checkpoints and metrics, continued at its last checkpoint; None: nothing is written.
         show: a live progress display.
+        stop: number of tasks after which to stop; None: at the end of the stream.
+        later: task -> another learner that goes on with the state from that task on (a change of target).
 
     Raises:
         ValueError: a task that does not fit, heads of another number of tasks or classes.
@@ -89,8 +93,9 @@ def learn(
         contextlib.nullcontext() if run is None else MetricsWriter(run, progress.step) as writer,
         TrainingProgress(progress.step, total, show) as display,
     ):
-        for task in range(progress.step // schedule.steps, stream.tasks):
+        for task in range(progress.step // schedule.steps, stream.tasks if stop is None else stop):
             start, end = task * schedule.steps, (task + 1) * schedule.steps
+            learner = learner_at(learner, later, task)
             state, judge = progress.state, progress.classifier
             if progress.step == start:
                 state = learner.begin(state, task)
@@ -116,7 +121,8 @@ def learn(
             state = learner.finish(state, task, batches.task(task).train)
             matrix = progress.matrix.copy()
             infer = _inference(learner, classifier, judge, task)
-            matrix[task, : task + 1] = _score(stream, learner, state, schedule.evaluate, task, infer)
+            parts = [batches.part(earlier, schedule.evaluate) for earlier in range(task + 1)]
+            matrix[task, : task + 1] = score(learner, state, parts, infer)
             progress = Progress(state, judge, matrix, end)
             if run is not None:
                 _save(run, learner, progress, task + 1)
@@ -137,9 +143,17 @@ def run(config: ContinualConfig, folder: Path, show: bool = True) -> Result:
     learner = make_learner(config, stream)
     defaults = dataclasses.asdict(ContinualConfig())
     claim(folder, dataclasses.asdict(config), defaults, dict(stream.splits.provenance))
-    result = learn(stream, learner, config.schedule, folder, show)
-    write_whole(folder / RESULT, json.dumps(result_json(config, stream, learner, result), indent=2) + "\n")
+    later = {config.change_at: changed_learner(config, learner)} if config.change_to else {}
+    result = learn(stream, learner, config.schedule, folder, show, later)
+    last = learner_at(learner, later, stream.tasks - 1)
+    write_whole(folder / RESULT, json.dumps(result_json(config, stream, last, result), indent=2) + "\n")
     return result
+
+
+def learner_at(learner: Learner, later: Mapping[int, Learner] | None, task: int) -> Learner:
+    """The one that learns a task."""
+    begun = [start for start in later or {} if start <= task]
+    return (later or {})[max(begun)] if begun else learner
 
 
 def make_learner(config: ContinualConfig, stream: Stream) -> Learner:
@@ -151,8 +165,7 @@ def make_learner(config: ContinualConfig, stream: Stream) -> Learner:
     optimizer = adam(config.learning_rate, schedule.steps)
     if config.method != "hypernetwork":
         return DirectLearner(space, target, heads, config.method, optimizer, config.strength, schedule.seed)
-    rng = np.random.default_rng(schedule.seed)
-    others = [space.sample(rng) for _ in range(config.others)]
+    others = _others(space, config)
     splits = stream.splits
     hypernetwork = dataclasses.replace(
         Hypernetwork.create(space, dataclasses.replace(config.ghn, tasks=stream.tasks), schedule.seed),
@@ -163,10 +176,35 @@ def make_learner(config: ContinualConfig, stream: Stream) -> Learner:
     )
 
 
+def changed_learner(config: ContinualConfig, learner: Learner) -> HypernetworkLearner:
+    """The learner after the change of target: the old target takes the place of the last of the others."""
+    assert isinstance(learner, HypernetworkLearner)
+    old, *others = learner.architectures
+    new = learner.space.from_string(config.change_to)
+    return learner.changed([new, *others[:-1], old] if others else [new])
+
+
+def _others(space: SearchSpace[Any], config: ContinualConfig) -> list[Any]:
+    """Random architectures beside the target, none of them the target or the one that it changes to."""
+    rng = np.random.default_rng(config.schedule.seed)
+    apart = {space.canonical(space.from_string(text)) for text in (config.target, config.change_to) if text}
+    others: list[Any] = []
+    for _ in range(1000 * config.others):
+        if len(others) == config.others:
+            break
+        drawn = space.sample(rng)
+        if space.canonical(drawn) not in apart:
+            apart.add(space.canonical(drawn))
+            others.append(drawn)
+    if len(others) < config.others:
+        raise ValueError(f"others={config.others}: the space has only {len(others)} besides the targets; use fewer")
+    return others
+
+
 def result_json(config: ContinualConfig, stream: Stream, learner: Learner, result: Result) -> dict[str, Any]:
-    """What a finished run says, as JSON values."""
+    """What a finished run says, as JSON values; sizes are those of the last target."""
     rows = [[None if math.isnan(value) else value for value in row] for row in result.matrix.tolist()]
-    target = learner.space.cost(learner.space.from_string(config.target)).parameters
+    target = learner.space.cost(learner.space.from_string(config.change_to or config.target)).parameters
     trained = learner.trained(result.state, stream.tasks)
     return {
         "matrix": rows,
@@ -205,13 +243,19 @@ def _check_finite(run: Path | None, values: dict[str, float], step: int) -> None
 # ------------------------------------------------------------------------------------------------------------ scores
 
 
-def _score(stream: Stream, learner: Learner, state: Any, split: str, task: int, infer: InferTask | None) -> list[float]:
-    """Accuracy on every task so far."""
-    tasks = range(task + 1)
-    weights = [learner.weights(state, earlier) for earlier in tasks] if learner.conditional else []
-    weights = weights or [learner.weights(state, task)]
+def score(learner: Learner, state: Any, parts: Sequence[Part], infer: InferTask | None = None) -> list[float]:
+    """Accuracy on the tasks so far.
+
+    Args:
+        learner: of the state.
+        state: after the last of these tasks.
+        parts: images of each.
+        infer: names the task of an image where that is not told and makes a difference.
+    """
+    tasks = range(len(parts))
+    weights = [learner.weights(state, task) for task in (tasks if learner.conditional else tasks[-1:])]
     judged = functools.partial(accuracy, learner.space, learner.encoding, learner.heads, weights, infer=infer)
-    return [judged(getattr(stream.checked(earlier), split), earlier) for earlier in tasks]
+    return [judged(part, task) for task, part in enumerate(parts)]
 
 
 def _task_classifier(stream: Stream, learner: Learner, schedule: ScheduleConfig) -> DirectLearner | None:

@@ -92,7 +92,7 @@ class Stream:
     @functools.cached_property
     def splits(self) -> Splits:
         """The data set that tasks are made of."""
-        return load(self.data)
+        return _load(self.data)
 
     @functools.cached_property
     def whole(self) -> Task:
@@ -227,6 +227,9 @@ class RotatedStream(Stream):
             return np.asarray(turned, np.float32)
 
         return self.whole.mapped(f"{angle:g} degrees", turn)
+
+
+_load = functools.lru_cache(maxsize=1)(load)  # runs of one process, seed after seed, read the files once
 
 
 def _part(dataset: Dataset) -> Part:
