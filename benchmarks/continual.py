@@ -89,7 +89,8 @@ class Config:
 def reduced_config(config: Config, seed: int = 0, **fields: Any) -> ContinualConfig:
     """The reduced permuted setting of the reference implementation."""
     stream = StreamConfig("permuted", config.data, tasks=3, train_images=4000, test_images=1000)
-    base = ContinualConfig(stream=stream, schedule=ScheduleConfig(steps=config.steps(300), seed=seed))
+    schedule = ScheduleConfig(steps=config.steps(300), seed=seed)
+    base = ContinualConfig(stream=stream, regulariser=RegulariserConfig(0.05, subset=None), schedule=schedule)
     return dataclasses.replace(base, **fields)
 
 
@@ -138,7 +139,7 @@ def stream_settings(config: Config) -> Iterator[tuple[str, ContinualConfig]]:
     split = StreamConfig("split", config.data)
     mlp = SpaceConfig("mlp", widths=(400,), depths=(2,))
     ghn = GHNConfig(width=32, hidden=64, tile=50, decoder="chunks", residual=False)
-    base = ContinualConfig(split, mlp, "400-400", ghn=ghn, learning_rate=3e-3, regulariser=RegulariserConfig(0.01, 2))
+    base = ContinualConfig(split, mlp, "400-400", ghn=ghn, learning_rate=3e-3, regulariser=RegulariserConfig(0.01, 1))
     schedule = ScheduleConfig(steps=config.steps(600), memory=2000)
     yield "split_mnist_cl1", dataclasses.replace(base, schedule=schedule)
     told = dataclasses.replace(schedule, inference="classifier")

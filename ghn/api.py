@@ -70,8 +70,9 @@ class Hypernetwork:
     @classmethod
     def create(cls, space: SearchSpace[Any], config: GHNConfig = GHNConfig(), seed: int = 0) -> Hypernetwork:
         """A fresh, untrained hypernetwork."""
-        module = _network(config, space, nnx.Rngs(seed))
-        return cls(space, config, nnx.state(module, nnx.Param), tasks=(FREE,) * config.tasks)
+        return cls(
+            space, config, _initial_parameters(config, space, jax.random.key(seed)), tasks=(FREE,) * config.tasks
+        )
 
     @functools.cached_property
     def definition(self) -> nnx.GraphDef[GHN]:
@@ -164,6 +165,12 @@ def definition(space: SearchSpace[Any], config: GHNConfig) -> nnx.GraphDef[GHN]:
 
 def _network(config: GHNConfig, space: SearchSpace[Any], rngs: nnx.Rngs) -> GHN:
     return (SMASHNet if config.network == "smash" else GHN)(config, space, rngs=rngs)
+
+
+# One program without optimisation: it runs once, and a program for each array would take 4 times longer to compile.
+@functools.partial(jax.jit, static_argnums=(0, 1), compiler_options={"xla_backend_optimization_level": 0})
+def _initial_parameters(config: GHNConfig, space: SearchSpace[Any], key: Array) -> Parameters:
+    return nnx.state(_network(config, space, nnx.Rngs(key)), nnx.Param)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -23,12 +23,14 @@ from architectures.layout import WeightArrays
 from architectures.spaces import Encoding, SearchSpace
 from ghn.api import Hypernetwork, Parameters
 from ghn.conditioning import FREE
+from ghn.features import stack_inputs
 from train.continual.config import RegulariserConfig
 from train.continual.heads import Heads
-from train.continual.regulariser import Regulariser, make_pool
+from train.continual.regulariser import Drawn, Pool, Regulariser, make_pool
 from train.continual.streams import Part
 
 Metrics = dict[str, Array]  # each [n]
+_DRAWS = 3  # keeps the random words of these draws apart from those of batches
 
 
 class Chunk(NamedTuple):
@@ -100,6 +102,13 @@ def classified(logits_BK: Array, labels_B: Array) -> tuple[Array, Array]:
     return loss, (logits_BK.argmax(-1) == labels_B).mean()
 
 
+class Draw(NamedTuple):
+    """What a step trains, and what it protects."""
+
+    architecture: Any  # of the pool
+    earlier: Drawn
+
+
 class HypernetworkState(NamedTuple):
     """Parameters now and before the task, the optimiser's state, and stored targets if there are any."""
 
@@ -161,28 +170,47 @@ class HypernetworkLearner(Learner):
             hypernetwork.config.tasks,
             len(self.architectures),
         )
-        self._seed, self._key = seed, jax.random.key(seed)
+        self._seed = seed
         self._chunk = jax.jit(self._scan)
-        self._targets = jax.jit(self.regulariser.targets)
-        self._generate = jax.jit(self.regulariser.generate)
+        self._generate = jax.jit(self._one)
 
     def init(self) -> HypernetworkState:
         """The hypernetwork as it is."""
         parameters = self.hypernetwork.parameters
-        stored = jax.eval_shape(self.regulariser.targets, parameters, self.pool)
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), stored)
-        return HypernetworkState(parameters, parameters, self.optimizer.init(parameters), zeros)
+        return HypernetworkState(parameters, parameters, self.optimizer.init(parameters), self._store(parameters, 0))
 
     def begin(self, state: HypernetworkState, task: int) -> HypernetworkState:
         """A snapshot, targets if they are stored, a fresh optimiser."""
         parameters = state.parameters
-        stored = state.stored if task == 0 else self._targets(parameters, self.pool)
-        return HypernetworkState(parameters, parameters, self.optimizer.init(parameters), stored)
+        return HypernetworkState(parameters, parameters, self.optimizer.init(parameters), self._store(parameters, task))
+
+    def _store(self, parameters: Parameters, task: int) -> WeightArrays | None:
+        """What is stored before a task, if anything: [T, P, ...] weights of all architectures for earlier tasks."""
+        if self.regulariser.config.targets == "snapshot" or not self.regulariser.draws:
+            return None
+        rows, columns = self.regulariser.tasks, len(self.architectures)
+        stored = {
+            name: np.zeros((rows, columns, group.slots, *group.shape), np.float32)
+            for name, group in self.space.layout.items()
+        }
+        for row in range(task):
+            for column in range(columns):
+                for name, leaf in self._generate(parameters, self.pool, np.int32(column), np.int32(row)).items():
+                    stored[name][row, column] = leaf
+        return jax.tree.map(jnp.asarray, stored)
 
     def update(self, state: HypernetworkState, task: int, chunk: Chunk) -> tuple[HypernetworkState, Metrics]:
         """n steps of task loss and protection."""
+        draws = stack_inputs([self._draw(task, int(step)) for step in chunk.steps])
         parameters, optimizer_state, metrics = self._chunk(
-            state.parameters, state.optimizer_state, state.snapshot, state.stored, self.pool, np.int32(task), chunk
+            state.parameters,
+            state.optimizer_state,
+            state.snapshot,
+            state.stored,
+            self.pool,
+            np.int32(task),
+            chunk,
+            draws,
         )
         return state._replace(parameters=parameters, optimizer_state=optimizer_state), metrics
 
@@ -196,6 +224,10 @@ class HypernetworkLearner(Learner):
         room = self.hypernetwork.config.tasks
         names = (*self.names[:tasks], *[FREE] * (room - tasks))
         return dataclasses.replace(self.hypernetwork, parameters=state.parameters, tasks=names)
+
+    def _one(self, parameters: Parameters, pool: Pool, architecture: Array, task: Array) -> WeightArrays:
+        inputs = pool.inputs_of(architecture[None], task[None])
+        return {name: leaf[0] for name, leaf in self.regulariser.generate(parameters, inputs).items()}
 
     def changed(self, architectures: Sequence[Any]) -> HypernetworkLearner:
         """The same learner for another target (the first) and other architectures; it goes on with this one's state.
@@ -223,43 +255,52 @@ class HypernetworkLearner(Learner):
         optimizer_state: Any,
         snapshot: Parameters,
         stored: WeightArrays | None,
-        pool: Any,
+        pool: Pool,
         task: Array,
         chunk: Chunk,
+        draws: Draw,
     ) -> tuple[Parameters, Any, Metrics]:
-        def step(carry: tuple[Parameters, Any], rows: Chunk) -> tuple[tuple[Parameters, Any], Metrics]:
+        def step(carry: tuple[Parameters, Any], rows: tuple[Chunk, Draw]) -> tuple[tuple[Parameters, Any], Metrics]:
             parameters, optimizer_state = carry
-            draw_key, regulariser_key = jax.random.split(jax.random.fold_in(self._key, rows.steps))
-            architecture = self._draw(draw_key)
-            (_, metrics), grads = jax.value_and_grad(self._loss, has_aux=True)(
-                parameters, pool, architecture, task, rows
-            )
-            if self.regulariser.config.beta:
-                penalty, held = self.regulariser.gradient(parameters, snapshot, stored, pool, task, regulariser_key)
-                grads = jax.tree.map(jnp.add, grads, held)
-                metrics["penalty"] = penalty
+            loss = functools.partial(self._loss, snapshot=snapshot, stored=stored, pool=pool, task=task, rows=rows)
+            grads, metrics = jax.grad(loss, has_aux=True)(parameters)
             grads["conditioning"]["tasks"] = _only(grads["conditioning"]["tasks"], task)
             updates, optimizer_state = self.optimizer.update(grads, optimizer_state, parameters)
             return (optax.apply_updates(parameters, updates), optimizer_state), metrics
 
-        (parameters, optimizer_state), metrics = jax.lax.scan(step, (parameters, optimizer_state), chunk)
+        (parameters, optimizer_state), metrics = jax.lax.scan(step, (parameters, optimizer_state), (chunk, draws))
         return parameters, optimizer_state, metrics
 
-    def _draw(self, key: Array) -> Array:
-        """An architecture of the pool."""
-        if len(self.architectures) == 1:
-            return jnp.zeros((), jnp.int32)
-        coin, which = jax.random.split(key)
-        other = jax.random.randint(which, (), 1, len(self.architectures))
-        return jnp.where(jax.random.bernoulli(coin), 0, other)
+    def _draw(self, task: int, step: int) -> Draw:
+        """What one step trains and protects, by the seed and the step alone."""
+        rng = np.random.default_rng((self._seed, _DRAWS, step))
+        count = len(self.architectures)
+        other = count > 1 and rng.random() < 0.5
+        return Draw(np.int32(rng.integers(1, count) if other else 0), self.regulariser.draw(task, rng))
 
     def _loss(
-        self, parameters: Parameters, pool: Any, architecture: Array, task: Array, rows: Chunk
+        self,
+        parameters: Parameters,
+        snapshot: Parameters,
+        stored: WeightArrays | None,
+        pool: Pool,
+        task: Array,
+        rows: tuple[Chunk, Draw],
     ) -> tuple[Array, Metrics]:
-        weights = self.regulariser.generate(parameters, pool, architecture, task)
-        logits, _ = self.space.forward(weights, pool.encoding_of(architecture), rows.images, Layers())
-        loss, accuracy = classified(self.heads.of_task(logits, rows.tasks), rows.labels)
-        return loss, {"loss": loss, "accuracy": accuracy}
+        """Cross-entropy on the current task, and the penalty on earlier ones; all weights are generated at once."""
+        parts, (batch, (architecture, drawn)) = self.regulariser, rows
+        architectures = jnp.append(architecture, drawn.architectures)
+        inputs = pool.inputs_of(architectures, jnp.append(task, drawn.tasks))
+        weights = parts.generate(parameters, inputs)
+        own = jax.tree.map(lambda leaf: leaf[0], weights)
+        logits, _ = self.space.forward(own, pool.encoding_of(architecture), batch.images, Layers())
+        loss, accuracy = classified(self.heads.of_task(logits, batch.tasks), batch.labels)
+        metrics = {"loss": loss, "accuracy": accuracy}
+        if not parts.draws:
+            return loss, metrics
+        earlier, earlier_inputs = (jax.tree.map(lambda leaf: leaf[1:], tree) for tree in (weights, inputs))
+        penalty = parts.penalty(earlier, parts.targets(snapshot, stored, earlier_inputs, drawn), pool, drawn)
+        return loss + penalty, {**metrics, "penalty": penalty}
 
 
 def _only(table: nnx.Param[Array], row: Array) -> nnx.Param[Array]:

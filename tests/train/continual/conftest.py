@@ -37,7 +37,7 @@ def config(data: DataConfig) -> ContinualConfig:
         stream=StreamConfig(name="permuted", data=data, tasks=3),
         space=SpaceConfig(name="mlp", widths=(6, 12), depths=(1, 2)),
         target="12",
-        ghn=GHNConfig(width=8, message_width=4, hidden=24, tile=8, decoder="chunks", residual=False, task_width=8),
+        ghn=GHNConfig(width=8, hidden=24, tile=8, propagation="none", decoder="chunks", residual=False, task_width=8),
         learning_rate=1e-2,
         schedule=ScheduleConfig(steps=40, batch=16, log_every=10, checkpoint_every=20, memory=12),
     )

@@ -17,7 +17,8 @@ from train.continual.streams import Part
 
 
 def summary(config: ContinualConfig, method: str, strength: float = 1.0) -> Summary:
-    config = dataclasses.replace(config, method=method, strength=strength)
+    """Of permutations with one head for all: where one set of weights forgets most."""
+    config = dataclasses.replace(config, method=method, strength=strength, scenario="CL2")
     stream = config.stream.build()
     return summarise(learn(stream, make_learner(config, stream), config.schedule).matrix)
 
@@ -35,11 +36,13 @@ def test_forgets_less_than_fine_tuning(
 ) -> None:
     found = summary(config, method, strength)
     assert found.during > 0.5
-    assert found.forgetting < finetuned.forgetting
+    assert found.forgetting < finetuned.forgetting - 0.05
 
 
 def test_scratch_forgets_nothing(config: ContinualConfig) -> None:
-    found = summary(config, "scratch")
+    config = dataclasses.replace(config, method="scratch")
+    stream = config.stream.build()
+    found = summarise(learn(stream, make_learner(config, stream), config.schedule).matrix)
     assert found.forgetting == 0
     assert found.during > 0.6
 

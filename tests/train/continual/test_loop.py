@@ -53,7 +53,7 @@ def test_the_run_is_a_hypernetwork_that_knows_its_tasks(config: ContinualConfig,
     assert found["learner_parameters"] == loaded.parameter_count
 
 
-@pytest.mark.parametrize("stop", [60, 80])
+@pytest.mark.parametrize("stop", [70, 80])
 def test_a_stopped_run_ends_as_an_unbroken_one(
     config: ContinualConfig, unbroken: tuple[Path, Result], tmp_path: Path, stop: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,6 +111,7 @@ def test_bad_input_of_the_command_ends_with_one_line(
 ) -> None:
     source = config.stream.data.source
     arguments = ["ghn-train", "continual", "--out", str(tmp_path / "run"), "--stream.data.source", source]
+    arguments += ["--stream.data.score-images", "40"]
     monkeypatch.setattr("sys.argv", [*arguments, "--stream.name", "split", "--stream.tasks", "3", "--target", "100"])
     with pytest.raises(SystemExit) as ended:
         cli.main()

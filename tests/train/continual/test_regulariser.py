@@ -3,7 +3,6 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -11,8 +10,10 @@ from flax import nnx
 from architectures.spaces import MLP, MLPSpace
 from ghn.api import Hypernetwork, Parameters
 from ghn.config import GHNConfig
-from train.continual import Heads, RegulariserConfig
-from train.continual.regulariser import Pool, Regulariser, make_pool
+from ghn.features import stack_inputs
+from train.continual import Heads, HypernetworkLearner, RegulariserConfig
+from train.continual.learner import Chunk
+from train.continual.regulariser import Drawn, Pool, Regulariser, make_pool
 
 SPACE = MLPSpace(input_shape=(2, 2, 1), classes=8, widths=(3, 5), depths=(1, 2))
 POOL = (MLP((5,)), MLP((3, 5)))
@@ -22,7 +23,7 @@ HEADS = Heads("CL1", tasks=4, classes=2, own=True)
 @pytest.fixture(scope="module")
 def hypernetwork() -> Hypernetwork:
     config = GHNConfig(
-        width=4, message_width=2, hidden=4, tile=4, task_width=4, decoder="chunks", residual=False, tasks=4
+        width=4, hidden=4, tile=4, task_width=4, propagation="none", decoder="chunks", residual=False, tasks=4
     )
     return Hypernetwork.create(SPACE, config)
 
@@ -36,7 +37,8 @@ def moved(hypernetwork: Hypernetwork) -> Parameters:
 
 
 def regulariser(hypernetwork: Hypernetwork, **fields: object) -> tuple[Regulariser, Pool]:
-    config = RegulariserConfig(beta=0.5, **fields)  # type: ignore[arg-type]
+    chosen = {"beta": 0.5, "subset": None, "targets": "snapshot", **fields}
+    config = RegulariserConfig(**chosen)  # type: ignore[arg-type]
     pool = make_pool(hypernetwork, POOL, config.leaves)
     return Regulariser(hypernetwork.definition, SPACE, config, HEADS, 4, len(POOL)), pool
 
@@ -56,78 +58,56 @@ def plain(hypernetwork: Hypernetwork, parameters: Parameters, task: int, archite
     return total
 
 
-def test_is_its_formula_at_every_architecture(hypernetwork: Hypernetwork, moved: Parameters) -> None:
-    parts, pool = regulariser(hypernetwork)
-    gradient = jax.jit(parts.gradient)
-    values = [
-        float(gradient(moved, hypernetwork.parameters, None, pool, np.int32(1), jax.random.key(key))[0])
-        for key in range(8)
-    ]
-    expected = {round(0.5 * plain(hypernetwork, moved, 0, architecture), 4) for architecture in POOL}
-    assert {round(value, 4) for value in values} == expected
+def penalties(
+    parts: Regulariser, hypernetwork: Hypernetwork, parameters: Parameters, pool: Pool, task: int, draws: int = 64
+) -> tuple[np.ndarray, Drawn]:
+    """The penalty under many keys, and what was drawn."""
+    stored = HypernetworkLearner(hypernetwork, POOL, HEADS, parts.config)._store(hypernetwork.parameters, task)
+    assert (stored is None) == (parts.config.targets == "snapshot")
+
+    @jax.jit
+    def value(drawn: Drawn) -> jax.Array:
+        inputs = pool.inputs_of(drawn.architectures, drawn.tasks)
+        targets = parts.targets(hypernetwork.parameters, stored, inputs, drawn)
+        return parts.penalty(parts.generate(parameters, inputs), targets, pool, drawn)
+
+    rng = np.random.default_rng(0)
+    drawn = [parts.draw(task, rng) for _ in range(draws)]
+    return np.array([value(one) for one in drawn]), stack_inputs(drawn)
 
 
-def test_gradient_is_the_gradient(hypernetwork: Hypernetwork, moved: Parameters) -> None:
-    parts, pool = regulariser(hypernetwork)
-    one = dataclasses.replace(parts.config)  # all tasks, so the value depends on the architectures alone
-
-    def value(parameters: Parameters) -> jax.Array:
-        key = jax.random.key(3)
-        architectures = jax.random.randint(jax.random.split(key)[1], (4,), 0, len(POOL))
-        order = np.argsort([*jax.random.uniform(jax.random.split(key)[0], (4,))[:2], 2, 2])
-        total = jnp.zeros(())
-        for place in range(2):
-            task, architecture = int(order[place]), architectures[place]
-            target = parts.generate(hypernetwork.parameters, pool, architecture, task)
-            total += parts.distance(parameters, target, pool, architecture, task)
-        return one.beta / 2 * total
-
-    found, grads = parts.gradient(moved, hypernetwork.parameters, None, pool, np.int32(2), jax.random.key(3))
-    expected, expected_grads = jax.value_and_grad(value)(moved)
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
-    for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(expected_grads), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
-
-
-def test_drawing_some_tasks_is_unbiased_and_stored_targets_are_the_same(
-    hypernetwork: Hypernetwork, moved: Parameters
+@pytest.mark.parametrize(("subset", "targets"), [(None, "snapshot"), (1, "snapshot"), (2, "stored")])
+def test_is_its_formula_for_every_draw(
+    hypernetwork: Hypernetwork, moved: Parameters, subset: int | None, targets: str
 ) -> None:
-    means = {}
-    for subset, targets in ((None, "snapshot"), (1, "snapshot"), (1, "stored")):
-        parts, pool = regulariser(hypernetwork, subset=subset, targets=targets)
-        stored = parts.targets(hypernetwork.parameters, pool)
-        assert (stored is None) == (targets == "snapshot")
-
-        def value(key: jax.Array, parts: Regulariser = parts, pool: Pool = pool, stored: object = stored) -> jax.Array:
-            return parts.gradient(moved, hypernetwork.parameters, stored, pool, jnp.int32(3), key)[0]  # type: ignore[arg-type]
-
-        values = jax.jit(jax.vmap(value))(jax.random.split(jax.random.key(0), 400))
-        means[subset, targets] = np.asarray(values)
-    np.testing.assert_allclose(means[1, "stored"], means[1, "snapshot"], rtol=1e-4)
-    error = means[1, "stored"].std() / 20
-    assert abs(means[1, "stored"].mean() - means[None, "snapshot"].mean()) < 4 * error
+    parts, pool = regulariser(hypernetwork, subset=subset, targets=targets)
+    values, drawn = penalties(parts, hypernetwork, moved, pool, task=3)
+    count = subset or 3
+    distance = {(task, own): plain(hypernetwork, moved, task, POOL[own]) for task in range(3) for own in range(2)}
+    for value, tasks, architectures in zip(values, drawn.tasks, drawn.architectures, strict=True):
+        pairs = list(zip(tasks.tolist()[:count], architectures.tolist()[:count], strict=True))
+        assert len({task for task, _ in pairs}) == count
+        assert value == pytest.approx(0.5 / count * sum(distance[pair] for pair in pairs), rel=1e-4)
+    assert len(set(np.round(values, 5))) == min({1: 6, 2: 12, None: 8}[subset], 64)
 
 
 def test_first_task_has_no_penalty(hypernetwork: Hypernetwork, moved: Parameters) -> None:
     parts, pool = regulariser(hypernetwork)
-    value, grads = parts.gradient(moved, hypernetwork.parameters, None, pool, np.int32(0), jax.random.key(0))
-    assert value == 0
-    assert all(not np.any(leaf) for leaf in jax.tree.leaves(grads))
+    values, drawn = penalties(parts, hypernetwork, moved, pool, task=0, draws=2)
+    assert not values.any()
+    assert not np.any(drawn.shares)
 
 
 def test_chosen_leaves_alone_are_held(hypernetwork: Hypernetwork, moved: Parameters) -> None:
-    parts, pool = regulariser(hypernetwork, leaves=("classifier",))
-    target = parts.generate(hypernetwork.parameters, pool, 0, 2)  # type: ignore[arg-type]
-    found = parts.distance(moved, target, pool, 0, 2)  # type: ignore[arg-type]
-    np.testing.assert_allclose(found, plain(hypernetwork, moved, 2, POOL[0], "classifier"), rtol=1e-4)
+    parts, pool = regulariser(hypernetwork, leaves=("classifier",), subset=1)
+    (value,), drawn = penalties(parts, hypernetwork, moved, pool, task=1, draws=1)
+    expected = 0.5 * plain(hypernetwork, moved, 0, POOL[int(drawn.architectures[0, 0])], "classifier")
+    assert value == pytest.approx(expected, rel=1e-4)
     with pytest.raises(ValueError, match=r"leaves: 'last' begins no name.*first/kernel"):
         make_pool(hypernetwork, POOL, ("last",))
 
 
 def test_only_the_current_embedding_is_trained(hypernetwork: Hypernetwork) -> None:
-    from train.continual import HypernetworkLearner
-    from train.continual.learner import Chunk
-
     learner = HypernetworkLearner(hypernetwork, POOL, HEADS)
     rng = np.random.default_rng(0)
     chunk = Chunk(
