@@ -47,9 +47,10 @@ from train.continual import (
     learn,
 )
 from train.continual.baselines import DirectLearner
+from train.continual.build import changed_learner, make_learner
 from train.continual.config import METHODS
 from train.continual.learner import Chunk, adam
-from train.continual.loop import changed_learner, make_learner, score
+from train.continual.loop import score
 from train.continual.metrics import Summary, summarise
 from train.data import DataConfig
 

@@ -17,7 +17,7 @@ from rich.table import Table
 from scipy import stats
 
 from eval.plots import accuracy_matrix, task_curves
-from train.continual.loop import RESULT
+from train.continual.build import RESULT
 from train.continual.metrics import summarise
 
 HEADER = (

@@ -9,7 +9,11 @@ import pytest
 from nbclient import NotebookClient
 
 DEMOS = Path(__file__).parent.parent / "demos"
-SHOWN = {"continual.ipynb": "continual.md", "quickstart.ipynb": "report.md", "any_model.ipynb": "accuracy without any training of this network: 8"}
+SHOWN = {
+    "continual.ipynb": "continual.md",
+    "quickstart.ipynb": "report.md",
+    "any_model.ipynb": "accuracy without any training of this network: 8",
+}
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in DEMOS.glob("*.ipynb")))

@@ -55,3 +55,11 @@ def test_proxies_example_runs() -> None:
     exec(compile(EXAMPLES["proxies"], "README.md: proxies", "exec", dont_inherit=True), namespace)
     low, high = (np.asarray(getattr(namespace["predicted"], end)) for end in ("low", "high"))
     assert low.shape == (30,) and (low <= high).all()
+
+
+def test_continual_example_runs() -> None:
+    namespace: dict[str, object] = {"__name__": "readme"}
+    code = EXAMPLES["continual"].replace("train_images=1000", "train_images=200").replace("steps=100", "steps=2")
+    exec(compile(code, "README.md: continual", "exec", dont_inherit=True), namespace)
+    matrix = namespace["result"].matrix  # type: ignore[attr-defined]
+    assert np.isfinite(matrix[np.tril_indices(2)]).all()

@@ -1,9 +1,10 @@
 """Continual learning: streams of tasks, the hypernetwork that holds them, and what it is compared with."""
 
+from train.continual.build import run
 from train.continual.config import ContinualConfig, RegulariserConfig, ScheduleConfig, StreamConfig
 from train.continual.heads import Heads
 from train.continual.learner import HypernetworkLearner, Learner
-from train.continual.loop import Result, learn, run
+from train.continual.loop import Result, learn
 from train.continual.streams import Part, PermutedStream, RotatedStream, SplitStream, Stream, Task
 
 __all__ = [

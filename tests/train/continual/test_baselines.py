@@ -10,8 +10,8 @@ import pytest
 from architectures.spaces import MLP, MLPSpace
 from train.continual import ContinualConfig, Heads, learn
 from train.continual.baselines import FISHER_IMAGES, DirectLearner, DirectState
+from train.continual.build import make_learner
 from train.continual.learner import Chunk, adam
-from train.continual.loop import make_learner
 from train.continual.metrics import Summary, summarise
 from train.continual.streams import Part
 

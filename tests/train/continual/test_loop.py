@@ -11,8 +11,8 @@ import pytest
 import ghn
 from train import cli
 from train.continual import ContinualConfig, Heads, HypernetworkLearner, Result, learn, run
+from train.continual.build import make_learner
 from train.continual.learner import Chunk
-from train.continual.loop import make_learner
 from train.continual.metrics import summarise
 from train.data import DataError
 from train.run_folder import RunError
