@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from architectures.executor import Observe
+from architectures.executor import Around, Observe
 from architectures.graph import ArchGraph, GraphBuilder, Place
 from architectures.layers import Layers
 from architectures.layout import Layout, LeafGroup, WeightArrays
@@ -112,6 +112,11 @@ class MLPSpace(SearchSpace[MLP]):
     def _group(name: str, slots: int, variants: list[Leaf]) -> LeafGroup:
         """Narrower layers are cut out of the widest."""
         return LeafGroup(name, slots, tuple(variants), sliced=len(variants) > 1)
+
+    @property
+    def block_count(self) -> int:
+        """Hidden layers of the deepest network."""
+        return self.depths[-1]
 
     @property
     def op_names(self) -> tuple[str, ...]:
@@ -222,13 +227,14 @@ class MLPSpace(SearchSpace[MLP]):
         images: Array,
         layers: Layers,
         observe: Observe | None = None,
+        around: Around | None = None,
     ) -> tuple[Array, Array | float]:
-        """Logits and summed observations; a unit or layer that is absent is not observed.
+        """Logits and summed observations; a unit or layer that is absent is not observed. Blocks are hidden layers.
 
         Raises:
-            ValueError: `observe` in a space of several widths, whose absent units would be seen as units at zero.
+            ValueError: observation in a space of several widths, whose absent units would be seen as units at zero.
         """
-        if observe is not None and len(self.widths) > 1:
+        if (observe is not None or around is not None) and len(self.widths) > 1:
             raise ValueError(f"MLPSpace.widths={self.widths}: units are observed at one width only; use widths=(...,)")
         width_L = jnp.asarray(encoding["width"])
         total: Array | float = 0.0
@@ -236,12 +242,21 @@ class MLPSpace(SearchSpace[MLP]):
         for index in range(self.depths[-1]):
             part, slot = self._slot(index)
             present = width_L[index] > 0
-            before = x @ arrays[f"{part}/kernel"][slot, 0, 0] + arrays[f"{part}/bias"][slot]
-            if observe is not None:
-                seen = observe(before[:, None, None])
-                total = total + jnp.where(present, seen, jnp.zeros_like(seen))
             unit_W = jnp.arange(self.widths[-1]) < width_L[index]
-            after = jnp.where(unit_W, jax.nn.relu(before), 0.0)
+            kernel, bias = arrays[f"{part}/kernel"][slot, 0, 0], arrays[f"{part}/bias"][slot]
+
+            def run(x: Array, kernel: Array = kernel, bias: Array = bias, unit_W: Array = unit_W) -> Array:
+                return jnp.where(unit_W, jax.nn.relu(x @ kernel + bias), 0.0)
+
+            seen: Array | None = None
+            if around is not None:
+                after, seen = around(index, run, x)
+            else:
+                after = run(x)
+            if observe is not None:
+                seen = observe((x @ kernel + bias)[:, None, None])
+            if seen is not None:
+                total = total + jnp.where(present, seen, jnp.zeros_like(seen))
             x = after if index == 0 else jnp.where(present, after, x)
         return x @ arrays["classifier/kernel"][0] + arrays["classifier/bias"][0], total
 
