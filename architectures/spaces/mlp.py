@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from architectures.executor import Observe
+from architectures.executor import Around, Observe
 from architectures.graph import ArchGraph, GraphBuilder, Place
 from architectures.layers import Layers
 from architectures.layout import Layout, LeafGroup, WeightArrays
@@ -112,6 +112,11 @@ class MLPSpace(SearchSpace[MLP]):
     def _group(name: str, slots: int, variants: list[Leaf]) -> LeafGroup:
         """Narrower layers are cut out of the widest."""
         return LeafGroup(name, slots, tuple(variants), sliced=len(variants) > 1)
+
+    @property
+    def block_count(self) -> int:
+        """Hidden layers, those that an architecture lacks among them."""
+        return self.depths[-1]
 
     @property
     def op_names(self) -> tuple[str, ...]:
@@ -222,12 +227,16 @@ class MLPSpace(SearchSpace[MLP]):
         images: Array,
         layers: Layers,
         observe: Observe | None = None,
+        around: Around | None = None,
     ) -> tuple[Array, Array | float]:
         """Logits and summed observations; a unit or layer that is absent is not observed.
 
         Raises:
-            ValueError: `observe` in a space of several widths, whose absent units would be seen as units at zero.
+            ValueError: `observe` in a space of several widths, whose absent units would be seen as units at zero;
+                `around`, which is for blocks of images.
         """
+        if around is not None:
+            raise ValueError("MLPSpace: this score looks at blocks of images, which its layers are not; use another")
         if observe is not None and len(self.widths) > 1:
             raise ValueError(f"MLPSpace.widths={self.widths}: units are observed at one width only; use widths=(...,)")
         width_L = jnp.asarray(encoding["width"])
