@@ -70,9 +70,10 @@ class Hypernetwork:
     @classmethod
     def create(cls, space: SearchSpace[Any], config: GHNConfig = GHNConfig(), seed: int = 0) -> Hypernetwork:
         """A fresh, untrained hypernetwork."""
-        return cls(
-            space, config, _initial_parameters(config, space, jax.random.key(seed)), tasks=(FREE,) * config.tasks
-        )
+        key = jax.random.key(seed)
+        traced = isinstance(key, jax.core.Tracer)  # inside another program, which has options of its own
+        parameters = (_initial_parameters if traced else _compiled_initial_parameters)(config, space, key)
+        return cls(space, config, parameters, tasks=(FREE,) * config.tasks)
 
     @functools.cached_property
     def definition(self) -> nnx.GraphDef[GHN]:
@@ -167,10 +168,14 @@ def _network(config: GHNConfig, space: SearchSpace[Any], rngs: nnx.Rngs) -> GHN:
     return (SMASHNet if config.network == "smash" else GHN)(config, space, rngs=rngs)
 
 
-# One program without optimisation: it runs once, and a program for each array would take 4 times longer to compile.
-@functools.partial(jax.jit, static_argnums=(0, 1), compiler_options={"xla_backend_optimization_level": 0})
 def _initial_parameters(config: GHNConfig, space: SearchSpace[Any], key: Array) -> Parameters:
     return nnx.state(_network(config, space, nnx.Rngs(key)), nnx.Param)
+
+
+# One program without optimisation: it runs once, and a program for each array would take 4 times longer to compile.
+_compiled_initial_parameters = jax.jit(
+    _initial_parameters, static_argnums=(0, 1), compiler_options={"xla_backend_optimization_level": 0}
+)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -60,14 +60,16 @@ def check_finite(run: Path | None, values: dict[str, float], step: int) -> None:
 
 
 def _tree(progress: Progress) -> tuple[dict[str, Any], Callable[[dict[str, Any]], Progress]]:
-    """A progress as a flat dictionary of arrays, and the way back."""
+    """A progress as a flat dictionary of arrays, and the way back; empty arrays, which Orbax refuses, are left out."""
     leaves, structure = jax.tree.flatten(progress)
+    arrays = [np.asarray(leaf) for leaf in leaves]
 
     def back(tree: dict[str, Any]) -> Progress:
-        restored: Progress = jax.tree.unflatten(structure, [tree[str(index)] for index in range(len(leaves))])
+        own = [tree[str(index)] if array.size else array for index, array in enumerate(arrays)]
+        restored: Progress = jax.tree.unflatten(structure, own)
         return restored._replace(matrix=np.asarray(restored.matrix, np.float64), step=int(restored.step))
 
-    return {str(index): np.asarray(leaf) for index, leaf in enumerate(leaves)}, back
+    return {str(index): array for index, array in enumerate(arrays) if array.size}, back
 
 
 def save(run: Path, learner: Learner, progress: Progress, tasks: int) -> None:
