@@ -63,7 +63,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     labels = (np.arange(300) % 3).astype(np.uint8)
     np.savez(path, x_train=images[:240], y_train=labels[:240], x_test=images[240:], y_test=labels[240:])
     return TrainConfig(
-        space=SpaceConfig(channels=2),
+        space=SpaceConfig(name="mlp", widths=(4, 8), depths=(1, 2)),  # compiles in a second or two
         data=DataConfig(source=str(path), image_size=6, score_images=60),
         augment=AugmentConfig(crop=0, flip=False),
         ghn=GHNConfig(width=8, message_width=4, hidden=8, tile=8),
@@ -193,7 +193,9 @@ def test_a_finished_run_is_loaded_and_left_alone(config: TrainConfig, unbroken: 
 
 def command(config: TrainConfig, run: Path) -> list[str]:
     flags = {
-        "space.channels": config.space.channels,
+        "space.name": config.space.name,
+        "space.widths": config.space.widths,
+        "space.depths": config.space.depths,
         "data.source": config.data.source,
         "data.image-size": config.data.image_size,
         "data.score-images": config.data.score_images,
@@ -208,7 +210,12 @@ def command(config: TrainConfig, run: Path) -> list[str]:
         "checkpoint-every": config.checkpoint_every,
         "out": run,
     }
-    return ["ghn", "--augment.no-flip", *(f"--{name}={value}" for name, value in flags.items())]
+    words = (
+        word
+        for name, value in flags.items()
+        for word in (f"--{name}", *(value if isinstance(value, tuple) else [value]))
+    )
+    return ["ghn", "--augment.no-flip", *map(str, words)]
 
 
 def test_a_killed_run_goes_on_exactly(
