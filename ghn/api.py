@@ -160,8 +160,12 @@ class Hypernetwork:
 @functools.cache
 def definition(space: SearchSpace[Any], config: GHNConfig) -> nnx.GraphDef[GHN]:
     """The structure of a hypernetwork without allocating parameters; equal arguments give the same object."""
-    abstract = nnx.eval_shape(lambda: _network(config, space, nnx.Rngs(0)))
-    return nnx.split(abstract, nnx.Param)[0]
+    return nnx.split(abstract_network(space, config), nnx.Param)[0]
+
+
+def abstract_network(space: SearchSpace[Any], config: GHNConfig) -> GHN:
+    """A hypernetwork whose parameters are shapes only."""
+    return nnx.eval_shape(lambda: _network(config, space, nnx.Rngs(0)))
 
 
 def _network(config: GHNConfig, space: SearchSpace[Any], rngs: nnx.Rngs) -> GHN:

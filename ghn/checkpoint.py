@@ -22,9 +22,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file as save_safetensors
 
 from architectures.spaces import SearchSpace, from_settings, settings
-from ghn.api import Hypernetwork, Parameters, Preprocessing
+from ghn.api import Hypernetwork, Parameters, Preprocessing, abstract_network
 from ghn.config import GHNConfig
-from ghn.hypernetwork import GHN
 
 FORMAT = 2  # 1: bases were in units of the initialiser's scale
 CHECKPOINTS = "checkpoints"  # folder of a run that holds one Orbax directory a step
@@ -182,11 +181,10 @@ def _described(where: str, description: Mapping[str, Any], space: SearchSpace[An
         raise CheckpointError(
             f"{where}: its vocabulary {description['vocabulary']} is not the space's {space.op_names}"
         )
-    config = GHNConfig(**description["config"])
-    abstract = nnx.eval_shape(lambda: GHN(config, space, rngs=nnx.Rngs(0)))
+    config = GHNConfig(**({"centre": False} | description["config"]))  # older versions had no such thing
     preprocessing = Preprocessing(**{key: tuple(value) for key, value in description["preprocessing"].items()})
     share, seed = description["held_out"]
-    state = nnx.state(abstract, nnx.Param)
+    state = nnx.state(abstract_network(space, config), nnx.Param)
     tasks = tuple(description.get("tasks", ()))  # checkpoints of older versions have none
     return Hypernetwork(space, config, state, preprocessing, description["step"], (share, seed), tasks)
 

@@ -38,6 +38,7 @@ class GHNConfig:
     # How a state becomes a tensor: a tile that is repeated, many tiles that differ by their place, or reference forms.
     decoder: Literal["tile", "chunks", "ghn2", "ghn3"] = "tile"
     scaling: Literal["initialiser", "ghn2"] = "initialiser"  # an ordinary initialiser's, or squashed as GHN-2's
+    centre: bool = True  # what is decoded is how a node differs from its graph's mean (without messages: its state)
     residual: bool = True  # weights = base + delta, or delta alone
     delta: bool = True  # False: delta is frozen at 0
     normalise: bool = True  # every kernel has the root mean square of an ordinary initialiser, after training too
@@ -73,6 +74,11 @@ class GHNConfig:
             raise ValueError("GHNConfig: delta=False with residual=False leaves nothing; switch one of them on")
         if not self.delta_scale > 0:
             raise ValueError(f"GHNConfig.delta_scale={self.delta_scale}: must be positive; delta=False freezes it at 0")
+
+    @property
+    def centred(self) -> bool:
+        """Whether states are centred: without messages a node's weights depend on nothing but the node."""
+        return self.centre and self.propagation != "none"
 
     def _check_conditioning(self) -> None:
         """Raises ValueError for tasks, conditions or growth that the other fields do not admit."""

@@ -173,6 +173,16 @@ def constant_norm(x: Array) -> Array:
     return x * jax.lax.rsqrt(jnp.maximum(jnp.mean(jnp.square(x), -1, keepdims=True), 1e-20))
 
 
+def centred(states_ND: Array, present_N: Array | NDArray[np.bool_]) -> Array:
+    """States minus their mean over the nodes of the graph (PairNorm, Zhao & Akoglu 2020, equation 10).
+
+    Message passing makes the states of a graph alike, the more so the more nodes are within reach. What they share
+    would drown what tells them apart: trained without this, a hypernetwork emits nearly the same weights for any graph.
+    """
+    present_N1 = jnp.asarray(present_N)[:, None].astype(states_ND.dtype)
+    return states_ND - (states_ND * present_N1).sum(0) / jnp.maximum(present_N1.sum(), 1)
+
+
 class NodeEncoder(nnx.Module):
     """First node states [N, D] from op embeddings, encoded attributes and what the weights are conditioned on."""
 

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from architectures.layout import Layout, LeafGroup, WeightArrays, initial_mean, initial_scale
 from architectures.spaces import SearchSpace
 from architectures.switch import cut_slices
-from ghn.conditioning import Conditioning
+from ghn.conditioning import Conditioning, condition_width
 from ghn.config import GHNConfig
 from ghn.decoder import Decoder
-from ghn.features import PADDING_OP, GraphInputs, constant_norm
+from ghn.features import PADDING_OP, GraphInputs, centred, constant_norm
 from ghn.parts import make_decoders, make_encoder, make_propagation
 from ghn.reference import reference_weights
 from ghn.transformer import layer_norm
@@ -48,6 +48,8 @@ class GHN(nnx.Module):
             self.propagation = make_propagation(config, rngs=rngs)
             if config.layer_norm:
                 self.norm = layer_norm(config.width, rngs=rngs)
+            conditioned = config.centred and condition_width(config) > 0
+            self.shared = nnx.Linear(condition_width(config), config.width, rngs=rngs) if conditioned else None
             for role, decoder in make_decoders(config, space.classes, rngs=rngs).items():
                 setattr(self, role, decoder)
         based = {name: group for name, group in space.layout.items() if self.has_base(group)}
@@ -78,10 +80,22 @@ class GHN(nnx.Module):
         present_N1 = (inputs.op_N != PADDING_OP)[:, None]
         return (self.node_states(inputs) * present_N1).sum(0) / present_N1.sum()
 
+    def decoded_states(self, inputs: GraphInputs, states_ND: Array) -> Array:
+        """[N, D] what decoders read: states relative to their mean and of constant norm, as the configuration says.
+
+        A condition reaches all nodes alike, so that the mean takes most of it away: it is added again.
+        """
+        scaled = constant_norm if self.config.encoding == "mip" else lambda x_ND: x_ND
+        if not self.config.centred:
+            return scaled(states_ND)
+        states_ND = scaled(centred(states_ND, inputs.op_N != PADDING_OP))
+        if self.shared is None:
+            return states_ND
+        return scaled(states_ND + self.shared(self.conditioning(inputs)))
+
     def deltas(self, inputs: GraphInputs, states_ND: Array) -> WeightArrays:
         """Group name -> [S, *shape] of unit order, whatever the norm of the states (with the MIP encoding)."""
-        if self.config.encoding == "mip":
-            states_ND = constant_norm(states_ND)
+        states_ND = self.decoded_states(inputs, states_ND)
         result: dict[str, Array] = {}
         for role in ROLES:
             groups = [group for group in self.space.layout.values() if group.role == role and group.generated]

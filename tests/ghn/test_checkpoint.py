@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from safetensors.numpy import save_file as save_safetensors
 
 from architectures.ops import CONV_1X1, NONE, SKIP
-from architectures.spaces import CellSpace, NASBench201
+from architectures.spaces import SMASH, CellSpace, NASBench201
 from ghn import checkpoint
 from ghn.api import Hypernetwork, Preprocessing
 from ghn.checkpoint import CheckpointError, load, load_training, save_file, save_run, steps_of
@@ -93,6 +93,13 @@ def test_a_run_comes_back_equal(hypernetwork: Hypernetwork, saved_run: Path, tra
     parameters, restored = load_training(saved_run, 12, *blank)
     jax.tree.map(np.testing.assert_array_equal, parameters, hypernetwork.parameters)
     jax.tree.map(np.testing.assert_array_equal, restored, training)
+
+
+def test_runs_of_smashs_network_come_back(tmp_path: Path) -> None:
+    space = SMASH(input_shape=(6, 6, 1), classes=3, blocks=1, banks=(1, 2), layers=(1,), kernels=(3,), features=8)
+    own = Hypernetwork.create(space, GHNConfig(network="smash", width=4, layers=2))
+    save_run(tmp_path, own, {"step": np.zeros(1)})
+    assert_equal(load(tmp_path), own)
 
 
 def test_a_space_of_ones_own_has_to_be_given(tmp_path: Path, config: GHNConfig) -> None:
@@ -192,10 +199,16 @@ def test_files_older_than_a_field_of_the_configuration_load_with_its_default(
     assert_equal(load(rewritten(saved_file, tmp_path / "old.safetensors", old)), hypernetwork)
 
 
+def test_files_older_than_centring_are_read_without_it(saved_file: Path, tmp_path: Path) -> None:
+    old = described(saved_file)
+    del old["config"]["centre"]
+    assert not load(rewritten(saved_file, tmp_path / "old.safetensors", old)).config.centre
+
+
 def test_the_file_of_the_package_loads() -> None:
     """It was written before those fields were."""
     demo = load("demo")
-    assert demo.config == GHNConfig() and demo.step == 6000
+    assert demo.config == GHNConfig(centre=False) and demo.step == 6000
     weights = demo(demo.space.graph(demo.space.sample(0)))
     assert all(np.isfinite(array).all() for array in weights.arrays.values())
 

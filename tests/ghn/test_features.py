@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from architectures.graph import ATTRIBUTES, ArchGraph, GraphBuilder
-from ghn.features import BOUNDS, FEATURES, PADDING_OP, constant_norm, encode, graph_inputs
+from ghn.features import BOUNDS, FEATURES, PADDING_OP, centred, constant_norm, encode, graph_inputs
 
 VOCABULARY = {"input": 0, "conv": 1, "pool": 2}
 
@@ -48,6 +48,15 @@ def test_constant_norm_ignores_the_scale(factor: float) -> None:
     np.testing.assert_allclose(np.linalg.norm(result, axis=-1), np.sqrt(8), rtol=1e-5)
     np.testing.assert_allclose(result * np.linalg.norm(x, axis=-1, keepdims=True) / np.sqrt(8), x, rtol=1e-5)
     np.testing.assert_allclose(constant_norm(factor * x), result, rtol=1e-5)
+
+
+def test_centring_takes_away_what_nodes_share() -> None:
+    x_ND = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
+    present_N = np.array([True, True, False, True, True])
+    result = np.asarray(centred(x_ND + np.arange(8, dtype=np.float32), present_N))[present_N]
+    np.testing.assert_allclose(result, x_ND[present_N] - x_ND[present_N].mean(0), atol=1e-6)
+    x_ND[~present_N] = 1e3  # empty places hold anything
+    np.testing.assert_allclose(np.asarray(centred(x_ND, present_N))[present_N], result, atol=1e-5)
 
 
 def test_constant_norm_of_zero_is_zero() -> None:

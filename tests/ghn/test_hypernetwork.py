@@ -15,7 +15,7 @@ from architectures.spaces import Cell, NASBench201
 from architectures.switch import cut
 from ghn.api import Hypernetwork
 from ghn.config import GHNConfig
-from ghn.features import constant_norm
+from ghn.features import PADDING_OP, constant_norm
 
 CONV, SMALL = "nor_conv_3x3", "nor_conv_1x1"
 CELL = Cell((CONV, SMALL, "avg_pool_3x3", CONV, "skip_connect", SMALL))
@@ -100,7 +100,8 @@ def test_weights_are_base_plus_scaled_delta(fresh: Hypernetwork) -> None:
     space = fresh.space
     graph, module = space.graph(CELL), nnx.merge(fresh.definition, fresh.parameters)
     inputs = fresh.inputs(graph)
-    states = jax.jit(lambda inputs: constant_norm(module.node_states(inputs)))(inputs)
+    states = jax.jit(module.node_states)(inputs)
+    states = constant_norm(states - states[inputs.op_N != PADDING_OP].mean(0))
     weights = fresh(graph)
     filled = occupancy(space.layout, graph)
     assert sum(int(group.used.sum()) for group in filled.values()) == len(graph.parameters)
@@ -130,6 +131,21 @@ def test_distinct_graphs_get_distinct_deltas(hypernetwork: Hypernetwork, archite
     distances = np.linalg.norm(np.stack(rows)[:, None] - np.stack(rows)[None], axis=-1) / np.linalg.norm(rows[0])
     np.fill_diagonal(distances, np.inf)
     assert distances.min() > 1e-4 and np.median(distances) > 3e-3, (distances.min(), np.median(distances))
+
+
+def test_graphs_move_kernels_by_a_good_share(fresh: Hypernetwork, architectures: list[Cell]) -> None:
+    """Of a kernel that all architectures have; not so where states are decoded as message passing leaves them."""
+
+    def share(config: GHNConfig) -> float:
+        own = Hypernetwork.create(fresh.space, config)
+        module = nnx.merge(own.definition, own.parameters)
+        decode = jax.jit(lambda inputs: module.deltas(inputs, module.node_states(inputs))["norm/scale"])
+        deltas = np.stack([decode(own.inputs(own.space.graph(cell))) for cell in architectures])
+        return float(deltas.std(0).mean() / np.sqrt(np.mean(np.square(deltas))))
+
+    centred = share(fresh.config)
+    assert centred > 0.2
+    assert centred > 2 * share(dataclasses.replace(fresh.config, centre=False))
 
 
 def test_isomorphic_orders_do_not_matter_to_repeated_calls(fresh: Hypernetwork) -> None:
