@@ -104,7 +104,7 @@ def unit_leaves(unit: Unit, pixels: int) -> dict[str, Leaf]:
     """The leaves of a unit by the rest of their path, at a resolution of `pixels` pixels."""
     leaves: dict[str, Leaf] = {}
     if unit.norm != "none":
-        leaves |= {f"norm/{name}": Leaf(name, (unit.inputs,)) for name in ("scale", "bias")}  # type: ignore[arg-type]
+        leaves |= {f"norm/{name}": Leaf(name, (unit.inputs,)) for name in ("scale", "bias")}
 
     def dense(name: str, inputs: int, outputs: int) -> None:
         leaves[f"{name}/kernel"] = Leaf("kernel", (1, 1, inputs, outputs))
