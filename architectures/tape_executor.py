@@ -1,8 +1,8 @@
 """The compile-once executor of tapes: one loop a resolution, in which every unit is a switch over ops.
 
 Everything that differs between architectures is data: which entry a unit reads, its op, the widths, how many units
-there are. The loop keeps nothing but the entries: a unit's input is prepared (normalised, activated) again on the way back,
-which is cheap, and its op is linear in most cases, so that it is not computed again.
+there are. The loop keeps nothing but the entries: a unit's input is prepared (normalised, activated) again on the way
+back, which is cheap, and its op is linear in most cases, so that it is not computed again.
 
 Shape letters: B batch, H height, W width, C most channels of a section, U units at most, S slots of a kind, R sections.
 """
@@ -204,7 +204,8 @@ def _run_backward(plan: SectionPlan, saved: Any, g_out: tuple[Array, Array, Arra
     slots, code, entries = saved
     g_entries = jnp.zeros_like(entries)
     for index, g in enumerate(g_out):
-        g_entries = g_entries.at[code["out"][index]].add(g)
+        where = code["out"][index]  # no scatter: slow on a CPU
+        g_entries = lax.dynamic_update_index_in_dim(g_entries, g_entries[where] + g, where, 0)
     # One slot more than there are: units without a leaf of a kind write its gradient there.
     g_slots = {name: jnp.zeros_like(array, shape=(len(array) + 1, *array.shape[1:])) for name, array in slots.items()}
 

@@ -1,8 +1,8 @@
 """Where the leaves of tapes lie in the slots of a space, and tapes as integer arrays of one shape.
 
 Every section has its own groups of leaves: 3x3 convolutions, larger ones, dense layers, depthwise kernels, ...; the
-n-th leaf of a kind fills the n-th slot. Slots are as large as the largest leaf; the variants of a group are all shapes, in
-steps of `STEP` channels, that may be cut out of it.
+n-th leaf of a kind fills the n-th slot. Slots are as large as the largest leaf; the variants of a group are all shapes,
+in steps of `STEP` channels, that may be cut out of it.
 
 Shape letters: R sections, U units of a section at most, S slots of a kind.
 """

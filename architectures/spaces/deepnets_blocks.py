@@ -240,6 +240,8 @@ def _cat(section: Section, name: str, block: Block, x: Value) -> Value:
     x = section.settled(x, f"{name}/start")
     count = len(block.branches)
     share = x.channels // count // STEP * STEP
+    if share == 0:
+        raise ValueError(f"{name}: {x.channels} channels are too few for {count} branches side by side")
     held: Value | None = None
     for index, branch in enumerate(block.branches):
         path, outputs = f"{name}/{branch}{index}", share if index + 1 < count else x.channels - share * (count - 1)
