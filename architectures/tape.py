@@ -11,6 +11,7 @@ next, and a head. Any directed acyclic graph of such ops can be written so: resi
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Literal
 
 from architectures.ops import Leaf
@@ -98,6 +99,29 @@ class Tape:
     final: int
     features: int
     head: Head
+
+
+def tape_leaves(tape: Tape, sizes: Sequence[int], classes: int) -> dict[tuple[str, ...], Leaf]:
+    """Path -> leaf of a whole network whose sections have so many pixels along an axis."""
+    rows: dict[tuple[str, ...], Leaf] = {}
+
+    def add(unit: Unit | None, pixels: int) -> None:
+        if unit is not None:
+            leaves = unit_leaves(unit, pixels)
+            rows.update({(*unit.name.split("/"), *name.split("/")): leaf for name, leaf in leaves.items()})
+
+    add(tape.stem, 1)
+    for size, units in zip(sizes, tape.sections, strict=True):
+        for unit in units:
+            add(unit, size * size)
+    for pair in tape.downs:
+        for down in pair:
+            add(down, 1)
+    features = tape.features * (sizes[tape.exit] ** 2 if tape.head == "flatten" else 1)
+    return rows | {
+        ("head", "kernel"): Leaf("kernel", (1, 1, features, classes)),
+        ("head", "bias"): Leaf("bias", (classes,)),
+    }
 
 
 def unit_leaves(unit: Unit, pixels: int) -> dict[str, Leaf]:

@@ -34,6 +34,25 @@ TEMPLATES = {
     "max>{2} cat:conv1+conv3+max | average",
 }
 
+# At their own widths and depths, for images of 32x32 pixels; a stage more than most spaces have.
+FULL_SIZE = {
+    "resnet18": "conv3 batch relu | 64 basic basic | block>128 basic basic | block>256 basic basic | "
+    "block>512 basic basic | average",
+    "mobilenet2": "conv3 batch relu | 32 mb-e2 mb-e4 | block>64 mb-e4 mb-e4 | block>96 mb-e4 mb-e4 | "
+    "block>160 mb-e4 mb-e4 | average",
+    "efficientnet": "conv3 batch silu | 24 mb-e4-se mb-e4-se | block>40 mb-k5-e4-se mb-k5-e4-se | "
+    "block>80 mb-k5-e4-se mb-e4-se | block>192 mb-k5-e4-se mb-e4-se | average",
+    "vit": "patch4 layer gelu | 192 pos " + " ".join(["attn-h4 mlp-e4"] * 12) + " | average",
+    "mixer": "patch4 layer gelu | 192 " + " ".join(["mix-e2 mlp-e4"] * 8) + " | average",
+    "convnext": "patch2 layer gelu | 96 next-e4 next-e4 next-e4 | conv2>192 next-e4 next-e4 next-e4 | "
+    "conv2>384 next-e4 next-e4 next-e4 | average",
+}
+
+
+def full_size() -> dict[str, DeepNet]:
+    """The same at full size: no networks of a space, but `lower` and `tape_plain.forward` make models of them."""
+    return {name: parse(text) for name, text in FULL_SIZE.items()}
+
 
 def models(space: DeepNets) -> dict[str, DeepNet]:
     """By name; what does not fit into the space is among them too."""

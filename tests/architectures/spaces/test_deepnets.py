@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -13,9 +14,11 @@ from architectures import tape_plain
 from architectures.graph import ArchGraph
 from architectures.layers import Layers
 from architectures.layout import occupancy
-from architectures.spaces import DeepNets
+from architectures.spaces import DeepNets, deepnets_models
+from architectures.spaces.deepnets_blocks import lower
 from architectures.spaces.deepnets_sampling import SPLITS, Split
 from architectures.spaces.deepnets_text import OPTIONS, Block, DeepNet
+from architectures.tape import tape_leaves
 from architectures.trace import trace
 
 SPACE = DeepNets()
@@ -147,6 +150,24 @@ def test_graphs_are_what_tracing_says_of_the_plain_program(network: DeepNet) -> 
     assert ends[0] == ends[1]
     leaves = [{row.path: (g.ops[row.node], row.leaf) for row in g.parameters} for g in (ours, theirs)]
     assert leaves[0] == leaves[1]
+
+
+def test_full_size_networks_are_models_of_their_own() -> None:
+    sizes = (32, 16, 8, 4)
+    counts = {}
+    for name, network in deepnets_models.full_size().items():
+        tape, tree = lower(network, sizes, 3), {}
+        for path, leaf in tape_leaves(tape, sizes, 10).items():
+            branch: dict[str, Any] = tree
+            for key in path[:-1]:
+                branch = branch.setdefault(key, {})
+            branch[path[-1]] = jax.ShapeDtypeStruct(leaf.shape, jnp.float32)
+        images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+        run = functools.partial(tape_plain.forward, tape, layers=Layers("plain"))
+        assert jax.eval_shape(lambda tree, images, run=run: run(tree, images), tree, images).shape == (2, 10)
+        counts[name] = sum(leaf.size for leaf in jax.tree.leaves(tree))
+    assert counts["resnet18"] == 11_173_962  # as CIFAR's ResNet-18 with convolutions as shortcuts has
+    assert 5_000_000 < counts["vit"] < 6_000_000
 
 
 def test_graphs_fit_layout_schedule_and_vocabulary() -> None:
