@@ -23,7 +23,7 @@ def gradients(run: Callable[..., Array], *arrays: Array) -> tuple[Array, tuple[A
     return y, grads
 
 
-@pytest.mark.parametrize(("kernel", "stride", "dilation"), [(3, 1, 1), (3, 1, 2), (5, 1, 1), (5, 2, 1), (7, 1, 1)])
+@pytest.mark.parametrize(("kernel", "stride", "dilation"), [(3, 1, 2), (5, 2, 1), (7, 1, 1)])
 def test_depthwise_is_a_grouped_convolution(kernel: int, stride: int, dilation: int) -> None:
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(2, 6, 5, 3)), jnp.float32)
@@ -49,8 +49,7 @@ def test_depthwise_is_a_grouped_convolution(kernel: int, stride: int, dilation: 
         np.testing.assert_allclose(grad, own, atol=1e-4)
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("size", [5, 6])
+@pytest.mark.parametrize(("stride", "size"), [(1, 5), (2, 5), (2, 6)])
 def test_max_pool_and_its_gradient_are_those_of_reduce_window(stride: int, size: int) -> None:
     x = jnp.asarray(np.random.default_rng(0).integers(-2, 2, size=(2, size, size, 3)), jnp.float32)  # with many ties
     pads = ((0, 0), *(same_padding(size, 3, stride, 1) for _ in range(2)), (0, 0))
