@@ -21,8 +21,9 @@ from architectures.bank_weights import spread_groups
 from architectures.layers import Layers
 from architectures.layout import WeightArrays
 from architectures.switch import cut
-from architectures.tape import MAIN, SIDE
-from architectures.tape_layout import COUNTED, FIELDS, HEADS, SIDES, SPREAD, STEMS, TapeShape, mains
+from architectures.tape import HEADS, MAIN, SIDE
+from architectures.tape_encode import COUNTED, FIELDS, SIDES, SPREAD, STEMS, mains
+from architectures.tape_layout import TapeShape
 from architectures.tape_ops import Extents, make_op, prepares, switch
 from architectures.window import depthwise, max_pool_3x3
 

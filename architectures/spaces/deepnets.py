@@ -34,8 +34,9 @@ from architectures.spaces.deepnets_text import (
     Stage,
     parse,
 )
-from architectures.tape import ACTIVATIONS, NORMS, STEP, Tape
-from architectures.tape_layout import HEADS, TapeShape, encode
+from architectures.tape import ACTIVATIONS, HEADS, NORMS, STEP, Tape
+from architectures.tape_encode import encode
+from architectures.tape_layout import TapeShape
 
 TRIES = 1000  # draws of a split before the space is found too small for it
 
@@ -359,7 +360,7 @@ class DeepNets(SearchSpace[DeepNet]):
         return tape_graph.graph(self.tape(architecture), self.shape)
 
     def encode(self, architecture: DeepNet) -> Encoding:
-        """The tape as integers; see `architectures.tape_layout.encode`."""
+        """The tape as integers; see `architectures.tape_encode.encode`."""
         self._check(architecture)
         return encode(self.tape(architecture), self.shape)
 
