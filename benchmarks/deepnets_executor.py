@@ -27,6 +27,7 @@ from jax import Array
 from architectures.layers import Layers
 from architectures.spaces import DeepNets
 from architectures.spaces.deepnets_sampling import SPLITS
+from train.memory import keep_memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +108,7 @@ def compare(config: Config, space: DeepNets, executor: Any, kind: str, network: 
 
 def main(config: Config) -> None:
     """Runs the benchmark."""
+    keep_memory()
     space = DeepNets(input_shape=(16, 16, 1))
     data = images_16(ExecutorConfig(batch=config.batch))
     every = networks(config, space)

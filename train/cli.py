@@ -20,6 +20,7 @@ from train.continual import run as run_stream
 from train.continual.metrics import summarise
 from train.data import DataConfig, load
 from train.loop import train
+from train.memory import keep_memory
 from train.parallel import join_processes
 from train.target import Protocol
 from train.target_table import TargetTable, sample_classes
@@ -126,6 +127,7 @@ def run_command(commands: dict[str, Callable[..., None]], description: str) -> N
 
 def main() -> None:
     """The console script."""
+    keep_memory()
     run_command({"ghn": ghn, "target": target, "continual": continual}, __doc__ or "")
 
 
