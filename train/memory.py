@@ -22,4 +22,5 @@ def keep_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:
         return False
-    return all([mallopt(option, value) == 1 for option, value in OPTIONS])
+    accepted = [mallopt(option, value) == 1 for option, value in OPTIONS]  # every one, whatever the first says
+    return all(accepted)
