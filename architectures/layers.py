@@ -140,7 +140,8 @@ def _avg_pool_3x3_backward(_: None, g_BHWC: Array) -> tuple[Array]:
 _avg_pool_3x3.defvjp(lambda x: (_avg_pool_3x3(x), None), _avg_pool_3x3_backward)
 
 
-def _same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
+def same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
+    """Pixels added before and after an axis so that ceil(size / stride) positions remain."""
     reach = (kernel - 1) * dilation
     total = max((-(-size // stride) - 1) * stride + reach + 1 - size, 0)
     low = reach // 2 if stride > 1 and kernel % 2 else total // 2  # odd kernels centred, as PyTorch's padding = k // 2
@@ -148,7 +149,7 @@ def _same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[i
 
 
 def _paddings(x: Array, kernel: Array, stride: int, dilation: int) -> list[tuple[int, int]]:
-    return [_same_padding(x.shape[1 + a], kernel.shape[a], stride, dilation) for a in (0, 1)]
+    return [same_padding(x.shape[1 + a], kernel.shape[a], stride, dilation) for a in (0, 1)]
 
 
 def _convolve(x: Array, kernel: Array, stride: int, dilation: int) -> Array:

@@ -1,0 +1,393 @@
+"""A space as wide as real image classifiers: convolutional, attentional and mixing networks of varied width and depth.
+
+In the manner of DeepNets-1M (Knyazev et al. 2021, section 3), made anew: every network is a tape, which one compiled
+program runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterator
+from typing import ClassVar
+
+import numpy as np
+from jax import Array
+
+from architectures import tape_executor, tape_graph, tape_plain
+from architectures.executor import Around, Observe
+from architectures.graph import ArchGraph
+from architectures.layers import Layers
+from architectures.layout import Layout, WeightArrays, Weights
+from architectures.spaces import deepnets_models
+from architectures.spaces.base import Encoding, SearchSpace
+from architectures.spaces.deepnets_blocks import entry_of, lower
+from architectures.spaces.deepnets_sampling import SPLITS, Split, draw
+from architectures.spaces.deepnets_text import (
+    BRANCHES,
+    DOWNS,
+    OPTIONS,
+    STEMS,
+    STRIDED_KINDS,
+    Block,
+    DeepNet,
+    Stage,
+    parse,
+)
+from architectures.tape import ACTIVATIONS, NORMS, STEP, Tape
+from architectures.tape_layout import TapeShape, encode
+
+TRIES = 1000  # draws of a split before the space is found too small for it
+
+
+@dataclasses.dataclass(frozen=True)
+class DeepNets(SearchSpace[DeepNet]):
+    """Image classifiers of `len(widths)` resolutions, each half as fine as the one before.
+
+    A network enters at the resolution that its stem leads to, has a stage at each one from there on, and leaves at one
+    of the last two. Defaults are sizes that two CPU cores train on.
+
+    Attributes:
+        input_shape: height, width and channels of an image.
+        classes: outputs of the classifier.
+        widths: largest width of a stage at each resolution in training; the smallest is half of it.
+        channels: most channels of any layer there (expansions, concatenations, the split "wide").
+        blocks: most blocks of a network in training.
+        blocks_deep: the same of the split "deep".
+        units: most units of a tape at each resolution (a block has 2 to 7).
+        kernels: of convolutions.
+        tokens: attention, token mixers and flattening heads are found where there are at most so many pixels.
+        convs, larges, denses, depthwises, norms, attentions, mixers, excited: slots at each resolution for 3x3
+            convolutions, larger ones, 1x1 ones and dense layers, depthwise ones, normalisations, attention, token
+            mixers, squeeze-and-excite.
+        nodes: most nodes of a graph.
+
+    Raises:
+        ValueError: a field out of range.
+    """
+
+    name: ClassVar[str] = "deepnets"
+
+    input_shape: tuple[int, int, int] = (14, 14, 1)
+    classes: int = 10
+    widths: tuple[int, ...] = (16, 32, 48)
+    channels: tuple[int, ...] = (24, 48, 64)
+    blocks: int = 10
+    blocks_deep: int = 16
+    units: tuple[int, ...] = (16, 24, 28)
+    kernels: tuple[int, ...] = (3, 5, 7)
+    tokens: int = 64
+    convs: int = 10
+    larges: int = 2
+    denses: int = 16
+    depthwises: int = 6
+    norms: int = 24
+    attentions: int = 5
+    mixers: int = 4
+    excited: int = 4
+    nodes: int = 128
+
+    def __post_init__(self) -> None:
+        count = len(self.widths)
+        for field in ("widths", "channels", "units"):
+            values = getattr(self, field)
+            if not isinstance(values, tuple) or len(values) != count or not count or min(values) < 1:
+                raise ValueError(f"DeepNets.{field}={values!r}: a positive int for each of the {count} resolutions")
+        for field in ("widths", "channels"):
+            values = getattr(self, field)
+            if any(value % STEP for value in values) or list(values) != sorted(values):
+                raise ValueError(f"DeepNets.{field}={values}: multiples of {STEP} that do not fall")
+        if any(width > most for width, most in zip(self.widths, self.channels, strict=True)):
+            raise ValueError(f"DeepNets.channels={self.channels}: must be at least widths={self.widths}")
+        if not self.kernels or self.kernels[0] != 3 or not set(self.kernels) <= {3, 5, 7} or list(self.kernels) != sorted(set(self.kernels)):
+            raise ValueError(f"DeepNets.kernels={self.kernels}: 3, and of 5 and 7 what you like, ascending")
+        if not 2 <= self.blocks < self.blocks_deep:
+            raise ValueError(f"DeepNets.blocks={self.blocks}: at least 2, and less than blocks_deep={self.blocks_deep}")
+        shape = self.input_shape
+        if len(shape) != 3 or min(shape) < 1 or shape[0] != shape[1]:
+            raise ValueError(f"DeepNets.input_shape={shape}: give (height, width, channels) of square images")
+        for field in ("classes", "convs", "larges", "denses", "depthwises", "norms", "attentions", "mixers", "excited", "nodes"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"DeepNets.{field}={getattr(self, field)}: must be at least 1")
+
+    # ----------------------------------------------------------------------------------------------------- choices
+
+    @functools.cached_property
+    def shape(self) -> TapeShape:
+        """What all tapes fit into."""
+        slots = {
+            "conv": self.convs,
+            "large": self.larges,
+            "dense": self.denses,
+            "depthwise": self.depthwises,
+            "bias": self.denses,
+            "norm": self.norms,
+            "attention": self.attentions,
+            "token_mix": self.mixers,
+            "squeeze_excite": self.excited,
+        }
+        return TapeShape(
+            sizes=self.sizes,
+            channels=self.channels,
+            narrow=self.widths,
+            image=self.input_shape[2],
+            classes=self.classes,
+            units=self.units,
+            slots=tuple(slots.items()),
+            kernels=self.kernels,
+            dilations=(1, 2),
+            tokens=self.tokens,
+            mixing=2,
+        )
+
+    @functools.cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """Pixels along an axis at each resolution."""
+        return tuple(-(-self.input_shape[0] // 2**index) for index in range(len(self.widths)))
+
+    @functools.cached_property
+    def stems(self) -> tuple[str, ...]:
+        """Stems that lead to one of the resolutions with one of the kernels."""
+        return tuple(
+            stem
+            for stem in STEMS
+            if entry_of(stem) < len(self.widths) and (stem.startswith("patch") or int(stem[-1]) in self.kernels)
+        )
+
+    def choices(self, kind: str, letter: str, width: int) -> list[int]:
+        """Values of a block's option at a width, the likeliest first."""
+        if letter == "k":
+            return list(self.kernels)
+        if letter == "h":
+            return [heads for heads in (4, 2, 1) if width % heads == 0]
+        values = {"d": [1, 2], "g": [1, 2, 4], "e": [2, 1, 3, 4], "n": [2, 3], "w": [8, 4]}[letter]
+        if letter == "g":
+            inner = max(width // 2 // STEP, 1) * STEP if kind == "bottle" else width
+            return [groups for groups in values if inner % (groups * STEP) == 0]
+        return [1, 2] if kind == "mix" else values
+
+    def has_branch(self, branch: str) -> bool:
+        """Whether the space has a branch's kernel."""
+        return not branch[-1].isdigit() or int(branch[-1]) in (1, *self.kernels)
+
+    @functools.cached_property
+    def size(self) -> int:
+        """A bound from below: networks of the split "id" with conv stems, before slots are counted, that have a
+        stage at every resolution and blocks without options; those with options are more by orders of magnitude."""
+        kinds = sum(math.prod(len(self.choices(kind, letter, 8)) for letter in OPTIONS[kind]) for kind in OPTIONS if kind not in ("sum", "cat", "pos"))
+        widths = math.prod(max(width // 2 // STEP, 1) + 1 for width in self.widths)
+        layouts = sum(math.comb(depth - 1, len(self.widths) - 1) * kinds**depth for depth in range(len(self.widths), self.blocks + 1))
+        ways = (len(DOWNS) - 1) ** (len(self.widths) - 1) * 3 * 3
+        return sum(stem.startswith("conv") for stem in self.stems) * widths * layouts * ways
+
+    @property
+    def layout(self) -> Layout:
+        """Stem, each resolution's leaves by kind, what leads to the next, head."""
+        return self.shape.layout
+
+    @property
+    def block_count(self) -> int:
+        """Resolutions."""
+        return len(self.widths)
+
+    @property
+    def op_names(self) -> tuple[str, ...]:
+        """Those of traced models that occur here."""
+        return tape_graph.OPS
+
+    @property
+    def schedule(self) -> tuple[int, int]:
+        """One node a step, in the order of the tape."""
+        return self.nodes, 1
+
+    # ---------------------------------------------------------------------------------------------------- sampling
+
+    def sample(self, seed: int | np.random.Generator) -> DeepNet:
+        """A random network of the training distribution; not uniform: people's designs are likelier."""
+        return self.sample_split("id", seed)
+
+    def sample_split(self, split: Split, seed: int | np.random.Generator) -> DeepNet:
+        """A random network of a split: "id", or outside of what `sample` draws: "wide" (wider stages), "deep" (more
+        blocks), "dense" (dense cells and many branches only), "norm-free".
+
+        Raises:
+            ValueError: an unknown split, or none of its networks fits into the space's slots.
+        """
+        if split not in SPLITS:
+            raise ValueError(f"split {split!r}: use one of {', '.join(SPLITS)}")
+        rng = np.random.default_rng(seed)
+        for _ in range(TRIES):
+            network = draw(self, rng, split)
+            if self._fault(network) is None:
+                return network
+        raise ValueError(f"DeepNets: no network of split {split!r} fits; give the space more units and slots")
+
+    def models(self) -> dict[str, DeepNet]:
+        """Networks made by hand after well-known ones, at this space's widths and depths; training never draws them."""
+        return {name: network for name, network in deepnets_models.models(self).items() if self._fault(network) is None}
+
+    def held_out(self, architecture: DeepNet, share: float, seed: int = 0) -> bool:
+        """As in every space; and networks made by hand are always held out."""
+        return self.canonical(architecture) in self._by_hand or super().held_out(architecture, share, seed)
+
+    @functools.cached_property
+    def _by_hand(self) -> frozenset[str]:
+        return frozenset(self.canonical(network) for network in self.models().values())
+
+    def mutate(self, architecture: DeepNet, seed: int | np.random.Generator) -> DeepNet:
+        """A random one of `neighbours`."""
+        rng = np.random.default_rng(seed)
+        others = list(self._variations(architecture))
+        for index in rng.permutation(len(others)):
+            if self._fault(others[index]) is None and others[index] != architecture:
+                return others[index]
+        raise ValueError(f"architecture {architecture}: the space has no other network that differs in one choice")
+
+    def neighbours(self, architecture: DeepNet) -> Iterator[DeepNet]:
+        """Every network that differs in one choice and fits: the stem among those that lead to the same resolution,
+        norm, activation, head; a stage's width or way down; one block's kind (with its usual options) or option, a
+        block less, a block twice."""
+        seen = {architecture}
+        for other in self._variations(architecture):
+            if other not in seen and self._fault(other) is None:
+                seen.add(other)
+                yield other
+
+    def _variations(self, network: DeepNet) -> Iterator[DeepNet]:
+        replace = dataclasses.replace
+        entry = entry_of(network.stem)
+        yield from (replace(network, stem=stem) for stem in self.stems if entry_of(stem) == entry)
+        yield from (replace(network, norm=norm) for norm in NORMS if norm != "none")
+        yield from (replace(network, activation=activation) for activation in ACTIVATIONS[1:])
+        yield from (replace(network, head=head) for head in ("average", "flatten"))  # type: ignore[arg-type]
+        for index, stage in enumerate(network.stages):
+            for other in self._stage_variations(stage, entry + index):
+                yield replace(network, stages=(*network.stages[:index], other, *network.stages[index + 1 :]))
+
+    def _stage_variations(self, stage: Stage, section: int) -> Iterator[Stage]:
+        replace = dataclasses.replace
+        if stage.down is not None:
+            yield from (replace(stage, down=down) for down in DOWNS)
+        for width in (stage.width - STEP, stage.width + STEP):
+            if 0 < width <= self.widths[section]:
+                yield replace(stage, width=width)
+        for index, block in enumerate(stage.blocks):
+            before, after = stage.blocks[:index], stage.blocks[index + 1 :]
+            yield replace(stage, blocks=before + after)
+            yield replace(stage, blocks=(*before, block, block, *after))
+            for kind in OPTIONS:
+                if kind not in ("sum", "cat", "pos", block.kind):
+                    yield replace(stage, blocks=(*before, Block(kind), *after))
+            for position, (letter, _) in enumerate(block.options):
+                for value in self.choices(block.kind, letter, stage.width):
+                    options = (*block.options[:position], (letter, value), *block.options[position + 1 :])
+                    yield replace(stage, blocks=(*before, replace(block, options=options), *after))
+            if block.kind == "mb":
+                yield replace(stage, blocks=(*before, replace(block, excited=not block.excited), *after))
+            for branch in BRANCHES if block.branches else ():
+                changed = tuple(b for b in BRANCHES if (b in block.branches) != (b == branch))
+                if changed:
+                    yield replace(stage, blocks=(*before, replace(block, branches=changed), *after))
+
+    # ------------------------------------------------------------------------------------------- text and identity
+
+    def to_string(self, architecture: DeepNet) -> str:
+        """One line; see `architectures.spaces.deepnets_text`."""
+        return str(architecture)
+
+    def from_string(self, text: str) -> DeepNet:
+        """Reads `to_string`'s text; ValueError naming the part that is wrong."""
+        network = parse(text)
+        self._check(network)
+        return network
+
+    def canonical(self, architecture: DeepNet) -> str:
+        """The text with branches in one order: sums do not know theirs, and side by side only channels move."""
+        self._check(architecture)
+        stages = tuple(
+            dataclasses.replace(stage, blocks=tuple(_ordered(block) for block in stage.blocks))
+            for stage in architecture.stages
+        )
+        return str(dataclasses.replace(architecture, stages=stages))
+
+    def connected(self, architecture: DeepNet) -> bool:
+        """Always."""
+        self._check(architecture)
+        return True
+
+    def _check(self, network: DeepNet) -> None:
+        fault = self._fault(network)
+        if fault is not None:
+            raise ValueError(f"architecture {network}: {fault}")
+
+    def _fault(self, network: DeepNet) -> str | None:
+        """What is wrong with a network, if anything."""
+        return _fault(self, network)
+
+    # ------------------------------------------------------------------------------------------------ graph and run
+
+    def tape(self, architecture: DeepNet) -> Tape:
+        """The network as the executor runs it."""
+        return lower(architecture, self.sizes, self.input_shape[2])
+
+    def graph(self, architecture: DeepNet) -> ArchGraph:
+        """The graph that tracing `forward_static` gives, with places in the layout."""
+        self._check(architecture)
+        return tape_graph.graph(self.tape(architecture), self.shape)
+
+    def encode(self, architecture: DeepNet) -> Encoding:
+        """The tape as integers; see `architectures.tape_layout.encode`."""
+        self._check(architecture)
+        return encode(self.tape(architecture), self.shape)
+
+    def forward(
+        self,
+        arrays: WeightArrays,
+        encoding: Encoding | dict[str, Array],
+        images: Array,
+        layers: Layers,
+        observe: Observe | None = None,
+        around: Around | None = None,
+    ) -> tuple[Array, Array | float]:
+        """Logits, by the executor.
+
+        Raises:
+            ValueError: observation: padded channels would be seen too. Score `forward_static` as a traced model.
+        """
+        if observe is not None or around is not None:
+            raise ValueError(
+                "DeepNets: the executor's channels are padded and cannot be observed; "
+                "score the network as a model of its own (eval.proxies.score_model)"
+            )
+        return tape_executor.forward(self.shape, arrays, encoding, images, layers), 0.0
+
+    def forward_static(self, arrays: WeightArrays, architecture: DeepNet, images: Array, layers: Layers) -> Array:
+        """Logits by a plain program in the network's own widths."""
+        tree = Weights(arrays, self).as_pytree(architecture)
+        return tape_plain.forward(self.tape(architecture), tree, images, layers)
+
+
+@functools.lru_cache(maxsize=10_000)
+def _fault(space: DeepNets, network: DeepNet) -> str | None:
+    if network.stem not in space.stems:
+        return f"stem {network.stem!r}; this space has {', '.join(space.stems)}"
+    if not network.stages or (network.stages[0].down is not None) or any(s.down is None for s in network.stages[1:]):
+        return "the first stage has a width, every later one a way down and a width"
+    for index, stage in enumerate(network.stages):
+        if stage.width % STEP or stage.width < STEP:
+            return f"stage {index}: width {stage.width} is no multiple of {STEP}"
+        for block, letter, value in ((b, letter, value) for b in stage.blocks for letter, value in b.options):
+            if value not in space.choices(block.kind, letter, stage.width):
+                return f"stage {index}: {block}: {letter}={value}; choices {space.choices(block.kind, letter, stage.width)}"
+    try:
+        graph = tape_graph.graph(space.tape(network), space.shape)
+    except ValueError as error:
+        return str(error)
+    return f"{graph.nodes} nodes; this space has room for {space.nodes}" if graph.nodes > space.nodes else None
+
+
+def _ordered(block: Block) -> Block:
+    if not block.branches:
+        return block
+    return dataclasses.replace(block, branches=tuple(sorted(block.branches)))

@@ -1,0 +1,375 @@
+"""The compile-once executor of tapes: one loop a resolution, in which every unit is a switch over ops.
+
+Everything that differs between architectures is data: which entry a unit reads, its op, the widths, how many units there
+are. The loop keeps nothing but the entries: a unit's input is prepared (normalised, activated) again on the way back,
+which is cheap, and its op is linear in most cases, so that it is not computed again.
+
+Shape letters: B batch, H height, W width, C most channels of a section, U units at most, S slots of a kind, R sections.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from architectures.bank_weights import spread_groups
+from architectures.layers import Layers
+from architectures.layout import WeightArrays
+from architectures.switch import cut
+from architectures.tape import MAIN, SIDE
+from architectures.tape_layout import COUNTED, FIELDS, HEADS, SPREAD, STEMS, SIDES, TapeShape, mains
+from architectures.tape_ops import Extents, make_op, prepares, switch
+from architectures.window import depthwise, max_pool_3x3
+
+Code = Mapping[str, Array]
+Slots = dict[str, Array]  # kind of leaf -> [S, ...] padded
+
+# Leaf of a slot, in the executor's form -> the kind that it is counted under.
+KINDS = {
+    "conv": "conv",
+    "large": "large",
+    "dense": "dense",
+    "depthwise": "depthwise",
+    "bias": "bias",
+    "norm_scale": "norm",
+    "norm_bias": "norm",
+    "attention": "attention",
+    "attention_bias": "attention",
+    "mix_in": "token_mix",
+    "mix_in_bias": "token_mix",
+    "mix_out": "token_mix",
+    "mix_out_bias": "token_mix",
+    "squeeze": "squeeze_excite",
+    "squeeze_bias": "squeeze_excite",
+    "excite": "squeeze_excite",
+    "excite_bias": "squeeze_excite",
+    "position": "position",
+}
+
+
+class SectionPlan(NamedTuple):
+    """What is fixed at compilation: names of the ops, channels, those of the cheaper convolutions, layers."""
+
+    ops: tuple[str, ...]
+    channels: int
+    narrow: int
+    layers: Layers
+
+
+# ---------------------------------------------------------------------------------------------------------- weights
+
+
+def padded(arrays: WeightArrays, code: Code, section: int, channels: int) -> Slots:
+    """The leaves of a section, from the tight form in which they lie in their slots to the executor's: square kernels
+    whose outputs begin at the unit's offset, groups as blocks, zero beyond the real channels."""
+    prefix = f"r{section}/"
+    own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+    slots: Slots = {}
+    for kind in SPREAD:
+        if kind in own:
+            inputs, outputs, groups, offset = (code[f"{kind}_{name}"][section] for name in ("inputs", "outputs", "groups", "offset"))
+            kernel = jax.vmap(spread_groups)(own[kind], inputs, outputs, groups)
+            slots[kind] = jax.vmap(_moved)(kernel, offset)
+    slots["dense"] = slots["dense"][:, 0, 0]
+    slots["depthwise"] = own["depthwise"][:, :, :, 0]
+    mask = (jnp.arange(channels) < code["norm_width"][section][:, None]).astype(own["norm_scale"].dtype)
+    slots |= {name: own[name] * mask for name in ("norm_scale", "norm_bias")}
+    slots["bias"] = own["bias"]
+    for name in ("squeeze", "excite", "mix_in", "mix_out"):
+        if name in own:
+            slots[name] = own[name][:, 0, 0]
+            slots[f"{name}_bias"] = own[f"{name}_bias"]
+    if "attention" in own:
+        slots["attention"] = own["attention"].reshape(-1, 4, channels, channels)
+        slots["attention_bias"] = own["attention_bias"].reshape(-1, 4, channels)
+        slots["position"] = own["position"]
+    return slots
+
+
+def _moved(kernel: Array, offset: Array) -> Array:
+    """A kernel [..., O] with its outputs moved up by `offset`."""
+    columns = jnp.arange(kernel.shape[-1])
+    return kernel @ (columns[:, None] + offset == columns).astype(kernel.dtype)
+
+
+# ---------------------------------------------------------------------------------------------------------- one unit
+
+
+class Choice(NamedTuple):
+    """One unit: int32 scalars."""
+
+    op: Array
+    prepare: Array
+    activation: Array
+    source: Array
+    add: Array
+    offset: Array
+    inputs: Array
+    outputs: Array
+    heads: Array
+    hidden: Array
+    bias_used: Array
+
+
+def _prepare(plan: SectionPlan, choice: Choice, scale: Array, bias: Array, x: Array) -> Array:
+    return switch(prepares(plan.layers), choice.prepare, scale, bias, choice.inputs, choice.activation, x)
+
+
+def _extents(choice: Choice) -> Extents:
+    return Extents(choice.inputs, choice.outputs, choice.heads, choice.hidden)
+
+
+def _run_op(plan: SectionPlan, choice: Choice, leaves: Slots, x: Array) -> Array:
+    branches = [make_op(name, plan.narrow, plan.layers) for name in plan.ops]
+    return lax.switch(choice.op, branches, leaves, _extents(choice), x)
+
+
+def _op_gradient(plan: SectionPlan, choice: Choice, leaves: Slots, x: Array, g: Array) -> tuple[Slots, Array]:
+    """Gradients of (g * op).sum() by leaves and input: a switch over each op's own."""
+
+    def gradient(name: str, leaves: Slots, extents: Extents, x: Array, g: Array) -> tuple[Slots, Array]:
+        op = make_op(name, plan.narrow, plan.layers)
+        return jax.vjp(lambda leaves, x: op(leaves, extents, x), leaves, x)[1](g)
+
+    branches = [functools.partial(gradient, name) for name in plan.ops]
+    return lax.switch(choice.op, branches, leaves, _extents(choice), x, g)
+
+
+def _window(choice: Choice, channels: int, dtype: Any) -> Array:
+    """[C] of 0 and 1: the channels that a unit writes."""
+    column = jnp.arange(channels)
+    return ((column >= choice.offset) & (column < choice.offset + choice.outputs)).astype(dtype)
+
+
+def _bias(choice: Choice, bias: Array) -> Array:
+    """[C] a unit's bias at its channels; zero where it has none."""
+    return _moved(bias, choice.offset) * _window(choice, len(bias), bias.dtype) * choice.bias_used.astype(bias.dtype)
+
+
+# ----------------------------------------------------------------------------------------------------------- section
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def run_section(plan: SectionPlan, slots: Slots, code: Code, main: Array, side: Array) -> tuple[Array, Array, Array]:
+    """Runs the units of a section.
+
+    Args:
+        plan: what is fixed at compilation.
+        slots: padded leaves by kind.
+        code: the section's rows of the encoding.
+        main, side: [B, H, W, C] the entries before the first unit.
+
+    Returns:
+        The entries that `code["out"]` names.
+    """
+    return _run(plan, slots, code, main, side)[0]
+
+
+def _run(
+    plan: SectionPlan, slots: Slots, code: Code, main: Array, side: Array
+) -> tuple[tuple[Array, Array, Array], Array]:
+    most = code["op"].shape[0]
+    entries = jnp.zeros_like(main, shape=(most + 2, *main.shape))  # varies over devices as `main` does
+    entries = entries.at[0].set(main).at[1].set(side)
+
+    def unit(index: Array, entries: Array) -> Array:
+        choice, leaves = _choice(code, index), _leaves(slots, code, index)
+        # Read before anything is written: XLA would copy all entries for a fusion that reads one and writes another.
+        source, added = lax.optimization_barrier((entries[choice.source], entries[jnp.maximum(choice.add, 0)]))
+        x = _prepare(plan, choice, leaves["norm_scale"], leaves["norm_bias"], source)
+        y = _run_op(plan, choice, leaves, x)
+        y = (y + _bias(choice, leaves["bias"])) * _window(choice, plan.channels, y.dtype)
+        y = y + jnp.where(choice.add >= 0, added, 0)
+        return lax.dynamic_update_index_in_dim(entries, y, index + 2, 0)
+
+    entries = lax.fori_loop(0, code["count"], unit, entries)
+    main, side, final = (entries[code["out"][index]] for index in range(3))
+    return (main, side, final), entries
+
+
+def _run_forward(plan: SectionPlan, slots: Slots, code: Code, main: Array, side: Array) -> tuple[Any, Any]:
+    out, entries = _run(plan, slots, code, main, side)
+    return out, (slots, code, entries)
+
+
+def _run_backward(plan: SectionPlan, saved: Any, g_out: tuple[Array, Array, Array]) -> tuple[Any, ...]:
+    slots, code, entries = saved
+    g_entries = jnp.zeros_like(entries)
+    for index, g in enumerate(g_out):
+        g_entries = g_entries.at[code["out"][index]].add(g)
+    # One slot more than there are: units without a leaf of a kind write its gradient there.
+    g_slots = {name: jnp.zeros_like(array, shape=(len(array) + 1, *array.shape[1:])) for name, array in slots.items()}
+
+    def unit(done: Array, state: tuple[Array, Slots]) -> tuple[Array, Slots]:
+        g_entries, g_slots = state
+        index = code["count"] - 1 - done
+        choice, leaves = _choice(code, index), _leaves(slots, code, index)
+        added = jnp.maximum(choice.add, 0)
+        g_unit, g_source, g_added = _fetched(choice, g_entries, (index + 2, choice.source, added))
+        g = g_unit * _window(choice, plan.channels, g_unit.dtype)
+        g_bias = jax.vjp(functools.partial(_bias, choice), leaves["bias"])[1](g.sum((0, 1, 2)))[0]
+        x, pull = jax.vjp(functools.partial(_prepare, plan, choice), leaves["norm_scale"], leaves["norm_bias"], entries[choice.source])
+        g_leaves, g = _op_gradient(plan, choice, leaves, x, g)
+        g_scale, g_shift, g = pull(g)
+        g_leaves |= {"norm_scale": g_scale, "norm_bias": g_shift, "bias": g_bias}
+        g_source = g_source + g
+        g_added = jnp.where(added == choice.source, g_source, g_added) + jnp.where(choice.add >= 0, g_unit, 0)
+        g_entries = lax.dynamic_update_index_in_dim(g_entries, g_source, choice.source, 0)
+        g_entries = lax.dynamic_update_index_in_dim(g_entries, g_added, added, 0)
+        g_slots = {
+            name: lax.dynamic_update_index_in_dim(array, g_leaves[name], code[f"slot_{KINDS[name]}"][index], 0)
+            for name, array in g_slots.items()
+        }
+        return g_entries, g_slots
+
+    g_entries, g_slots = lax.fori_loop(0, code["count"], unit, (g_entries, g_slots))
+    return {name: array[:-1] for name, array in g_slots.items()}, None, g_entries[MAIN], g_entries[SIDE]
+
+
+run_section.defvjp(_run_forward, _run_backward)
+
+
+def _fetched(choice: Choice, entries: Array, indices: tuple[Array, ...]) -> tuple[Array, ...]:
+    """Entries, read before any is written: inside a conditional (always taken), which XLA neither fuses nor repeats.
+
+    Where a read may come after a write, XLA copies all entries, every turn.
+    """
+
+    def read(entries: Array) -> tuple[Array, ...]:
+        return tuple(entries[index] for index in indices)
+
+    def zeros(entries: Array) -> tuple[Array, ...]:
+        return tuple(jnp.zeros_like(entries[0]) for _ in indices)
+
+    return lax.cond(choice.op >= 0, read, zeros, entries)
+
+
+def _choice(code: Code, index: Array) -> Choice:
+    return Choice(*(code[name][index] for name in Choice._fields))
+
+
+def _leaves(slots: Slots, code: Code, index: Array) -> Slots:
+    """The leaves of a unit; for kinds that it lacks, the last slot's."""
+    return {name: array[jnp.minimum(code[f"slot_{KINDS[name]}"][index], len(array) - 1)] for name, array in slots.items()}
+
+
+# ----------------------------------------------------------------------------------------------------- whole network
+
+
+def forward(shape: TapeShape, arrays: WeightArrays, code: Code, images: Array, layers: Layers) -> Array:
+    """Logits [B, classes] of images [B, H, W, I]."""
+    code = {name: jnp.asarray(array) for name, array in code.items()}
+    starts = _stem(shape, arrays, code["stem"], images, layers)
+    names = (*FIELDS, *(f"slot_{kind}" for kind in COUNTED), "slot_position")
+    finals = []
+    main = side = jnp.zeros_like(starts[0])
+    for section, channels in enumerate(shape.channels):
+        plan = SectionPlan(shape.ops[section], channels, shape.narrow[section], layers)
+        own = {name: code[name][section][: shape.units[section]] for name in names}
+        own |= {name: code[name][section] for name in ("count", "out")}
+        to_main, to_side, final = run_section(
+            plan, padded(arrays, code, section, channels), own, main + starts[section], side
+        )
+        finals.append(final)
+        if section + 1 < len(shape.channels):
+            down = {name: code[f"down_{name}"][section] for name in ("op", "inputs", "outputs", "groups", "bias")}
+            main, side = _down(shape, section, arrays, down, to_main, to_side, layers)
+    return _head(shape, arrays, code["head"], finals)
+
+
+def _stem(shape: TapeShape, arrays: WeightArrays, code_4: Array, images: Array, layers: Layers) -> list[Array]:
+    """[B, H, W, C] for each section: the image's first features where the stem leads, zero elsewhere."""
+    op, entry, outputs, bias_used = (code_4[index] for index in range(4))
+    kernel, bias = arrays["stem/kernel"][0], arrays["stem/bias"][0]
+    mask = (jnp.arange(len(bias)) < outputs).astype(images.dtype)
+
+    def stem(name: str, kernel: Array, images: Array) -> tuple[Array, ...]:
+        strides = {"conv": 1, "half": 2, "patch": int(name[-1])}
+        size, stride = int(name[-1]), strides[name[:-1]]
+        section = {1: 0, 2: 1, 4: 2}[stride]
+        return tuple(
+            _fitted(layers.conv(images, cut(kernel, (size, size, *kernel.shape[2:])), stride), channels)
+            if index == section
+            else jnp.zeros_like(images, shape=(len(images), shape.sizes[index], shape.sizes[index], channels))
+            for index, channels in enumerate(shape.channels)
+        )
+
+    reachable = [name for name in STEMS[1:] if {"c": 0, "h": 1}.get(name[0], {"2": 1, "4": 2}.get(name[-1], 0)) < len(shape.sizes)]
+    starts = switch(tuple(functools.partial(stem, name) for name in reachable), op - 1, kernel, images)
+    shift = bias * bias_used.astype(bias.dtype)
+    return [
+        (start + _fitted(shift, start.shape[-1])) * _fitted(mask, start.shape[-1]) * (entry == index).astype(start.dtype)
+        for index, start in enumerate(starts)
+    ]
+
+
+def _fitted(x: Array, channels: int) -> Array:
+    """x with its last axis cut or padded to `channels`."""
+    x = x[..., :channels]
+    return jnp.pad(x, ((0, 0),) * (x.ndim - 1) + ((0, channels - x.shape[-1]),))
+
+
+def _down(
+    shape: TapeShape, section: int, arrays: WeightArrays, code: Code, main: Array, side: Array, layers: Layers
+) -> tuple[Array, Array]:
+    """Main and side input of the next section, zero where nothing leads there."""
+    size, channels = shape.sizes[section + 1], shape.channels[section + 1]
+    own = {name: arrays[f"down{section}/{name}"][0] for name in ("conv", "depthwise", "bias", "side", "side_bias")}
+
+    def run(name: str, leaves: dict[str, Array], groups: Array, inputs: Array, outputs: Array, x: Array) -> Array:
+        if name == "none":
+            return jnp.zeros_like(x, shape=(len(x), size, size, channels))
+        if name == "max_pool":
+            y = max_pool_3x3(x, 2)
+        elif name == "avg_pool":
+            y = layers.avg_pool_2x2(x)
+        elif name.startswith("depthwise"):
+            kernel, width = leaves["depthwise"], int(name[-1])
+            y = depthwise(x, cut(kernel, (width, width, *kernel.shape[2:]))[:, :, 0], 2)
+        elif name == "conv1":
+            y = layers.conv(x, leaves["side"], 2)
+        else:
+            width = int(name[-1])
+            kernel = spread_groups(leaves["conv"], inputs, outputs, groups)
+            y = layers.conv(x, cut(kernel, (width, width, *kernel.shape[2:])), 2)
+        return _fitted(y, channels)
+
+    def finished(x: Array, index: int, names: tuple[str, ...], bias: Array) -> Array:
+        branches = tuple(functools.partial(run, name) for name in names)
+        y = switch(branches, code["op"][index], own, code["groups"][index], code["inputs"][index], code["outputs"][index], x)
+        y = y + bias * code["bias"][index].astype(bias.dtype)
+        return y * (jnp.arange(channels) < code["outputs"][index]).astype(y.dtype)
+
+    return finished(main, 0, mains(shape), own["bias"]), finished(side, 1, SIDES, own["side_bias"])
+
+
+def _head(shape: TapeShape, arrays: WeightArrays, code_2: Array, finals: list[Array]) -> Array:
+    """Logits, from the section at which the network ends."""
+    kernel, bias = arrays["head/kernel"][0, 0, 0], arrays["head/bias"][0]
+    features = code_2[1]
+
+    def average(index: int, kernel: Array, features: Array, *finals: Array) -> Array:
+        x = finals[index].mean((1, 2))
+        return x @ kernel[: x.shape[-1]]
+
+    def flatten(index: int, kernel: Array, features: Array, *finals: Array) -> Array:
+        """Row p * features + c of the tight kernel belongs to pixel p, channel c."""
+        x = finals[index]
+        pixel, channel = jnp.arange(shape.pixels(index))[:, None], jnp.arange(x.shape[-1])
+        rows = jnp.where((channel < features)[:, None], kernel_rows(kernel, pixel * features + channel), 0)
+        return jnp.einsum("bpc,pco->bo", x.reshape(len(x), -1, x.shape[-1]), rows)
+
+    def kernel_rows(kernel: Array, index: Array) -> Array:
+        return kernel[jnp.minimum(index, len(kernel) - 1)]
+
+    branches = []
+    for head in HEADS:
+        for index in range(len(shape.sizes)):
+            run = flatten if head == "flatten" and shape.has_tokens(index) else average
+            branches.append(functools.partial(run, index))
+    return switch(tuple(branches), code_2[0], kernel, features, *finals) + bias
