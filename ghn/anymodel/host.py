@@ -60,7 +60,7 @@ class HostGHN:
         self._noise = _array(module.noise)
 
     def states(self, op_N: NDArray[np.int32], features_NF: Floats, near: Sequence[NDArray[np.uint8]]) -> Floats:
-        """[N, D] states of constant norm after both sweeps.
+        """[N, D] what the decoders read: of constant norm, relative to the graph's mean, after both sweeps.
 
         Args:
             op_N: 1 + index in the vocabulary, 0 for an unknown op.
@@ -73,7 +73,8 @@ class HostGHN:
         total = len(states)
         before = [_reached(row) for row in near]
         states = self._sweep(states, before, range(total))
-        return _constant_norm(self._sweep(states, _reversed(before), range(total)[::-1]))
+        states = self._sweep(states, _reversed(before), range(total)[::-1])
+        return _constant_norm(states - states.mean(0) if self.module.config.centred else states)
 
     def _sweep(
         self,
