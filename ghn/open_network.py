@@ -1,8 +1,9 @@
 """The open hypernetwork in JAX: a base for every op instead of one for every slot of a space.
 
-    weights = scale * unit_rms(gain[op] * noise + base[op] + delta(node state)),
+    weights = scale * size(node state) * unit_rms(noise_gain[op] * noise + base[op] + delta(node state)),
 
-where base and delta are tiles, cut to smaller leaves and repeated with signs to larger ones. What it learns on a space
+where the size starts at 1 (a classifier behind global pooling needs larger weights than any initialiser gives), and
+base and delta are tiles, cut to smaller leaves and repeated with signs to larger ones. What it learns on a space
 therefore holds for any model: `OpenNetwork` trains on a space, `ghn.anymodel` predicts on the host, and a test holds
 the two to each other.
 
@@ -35,6 +36,8 @@ from ghn.parts import make_propagation
 KERNEL_OPS = ("conv", "conv_transpose", "dense", "embedding")
 EMBEDDING_SCALE = 0.02  # of positions, whose models start them so
 VECTORS = ("scale", "bias")
+LARGEST = 3.0  # logarithm of the largest size
+START = 0.2  # size of a base at the start: kernels are normalised, so that it only sets how fast Adam turns them
 
 
 class OpenGHN(nnx.Module):
@@ -46,20 +49,21 @@ class OpenGHN(nnx.Module):
         self.kernel_ops = KERNEL_OPS
         self.encoder = NodeEncoder(len(vocabulary), config.width, config.encoding, rngs=rngs)
         self.propagation = make_propagation(config, rngs=rngs)
-        self.kernel = KernelDecoder(*sizes, config.kernel_tile, config.delta_scale, rngs=rngs)
-        self.embedding = HeadDecoder(*sizes, config.delta_scale, rngs=rngs)
+        self.kernel = KernelDecoder(*sizes, config.kernel_tile, START * config.delta_scale, rngs=rngs)
+        self.embedding = HeadDecoder(*sizes, START * config.delta_scale, rngs=rngs)
         self.scale = VectorDecoder(*sizes, config.delta_scale**2, rngs=rngs)
         self.bias = VectorDecoder(*sizes, config.delta_scale**3, rngs=rngs)
         self.base = nnx.Dict(
             {
                 name: nnx.Param(
-                    config.delta_scale
-                    * jax.random.normal(rngs.params(), (*_extent(name, config), config.tile, config.tile))
+                    START * jax.random.normal(rngs.params(), (*_extent(name, config), config.tile, config.tile))
                 )
                 for name in KERNEL_OPS
             }
         )
-        self.noise = nnx.Param(jnp.ones(len(KERNEL_OPS), jnp.float32))
+        self.size = nnx.Linear(config.width, 1, kernel_init=nnx.initializers.zeros, rngs=rngs)
+        # Small: where every network has fresh random weights, nothing that they share can learn from them.
+        self.noise = nnx.Param(jnp.full(len(KERNEL_OPS), START * config.delta_scale, jnp.float32))
 
     def states(
         self,
@@ -68,11 +72,12 @@ class OpenGHN(nnx.Module):
         distances_NN: Array | NDArray[np.uint8],
         schedule: tuple[int, int],
     ) -> Array:
-        """[N, D] what the decoders read: of constant norm, relative to the graph's mean."""
+        """[N, D] what the decoders read: of constant norm (MIP), relative to the graph's mean."""
         present_N = jnp.asarray(op_N) != PADDING_OP
         states_ND = self.encoder(op_N, features_NF, np.zeros(0, np.float32))
         states_ND = self.propagation(states_ND, distances_NN, schedule, present_N)
-        return constant_norm(centred(states_ND, present_N) if self.config.centred else states_ND)
+        states_ND = centred(states_ND, present_N) if self.config.centred else states_ND
+        return constant_norm(states_ND) if self.config.encoding == "mip" else states_ND
 
 
 def _extent(name: str, config: GHNConfig) -> tuple[int, int]:
@@ -116,9 +121,10 @@ class OpenNetwork(OpenGHN):
         if self.config.normalise:
             rms_S = jnp.sqrt(jnp.square(gain_S) + _mean_square(tiles, extent_S4, shape))
             tiles, gain_S = tiles / _wide(rms_S), gain_S / rms_S
+        sizes_S = jnp.exp(LARGEST * jnp.tanh(self.size(states_SD)[:, 0] / LARGEST)) if self.config.delta else 1.0
         noise = _bank_values(jnp.asarray(inputs.offsets[group.name]), extent_S4, shape)
         scales = jnp.asarray(np.array([_scale(leaf) for leaf in group.variants], np.float32))[variant_S]
-        weights = _wide(scales) * (_wide(gain_S) * noise + _spread(tiles, shape[2], shape[3]))
+        weights = _wide(scales * sizes_S) * (_wide(gain_S) * noise + _spread(tiles, shape[2], shape[3]))
         return weights.reshape(group.slots, *group.shape)
 
     def _tiles(self, states_SD: Array, shape: tuple[int, ...], dense_S: Array, looked_up: bool) -> tuple[Array, Array]:

@@ -19,6 +19,7 @@ from flax import nnx
 from numpy.typing import NDArray
 
 from architectures.graph import MAX_DISTANCE
+from ghn.open_network import LARGEST
 
 Floats = NDArray[np.float32]
 
@@ -56,6 +57,7 @@ class HostGHN:
             role: (_linear(getattr(module, role).hidden), _linear(getattr(module, role).output))
             for role in ("scale", "bias")
         }
+        self._size = _linear(module.size)
         self._base = {name: _array(base) for name, base in module.base.items()}
         self._noise = _array(module.noise)
 
@@ -128,6 +130,10 @@ class HostGHN:
         """[T] for a scale or a bias."""
         first, second = self._vectors[role]
         return _apply(second, _leaky(_apply(first, state_D[None])))[0]
+
+    def size(self, state_D: Floats) -> float:
+        """What the weights of a node are multiplied by."""
+        return float(np.exp(LARGEST * np.tanh(_apply(self._size, state_D)[0] / LARGEST)))
 
     def noise_gain(self, op: str) -> float:
         """How much of a kernel of this op is the fixed noise that tells its channels apart."""

@@ -2,7 +2,7 @@
 
 A hypernetwork of a space has a learned base for every slot. A model that nobody has seen has no slots; here
 
-    weights = scale * unit_rms(gain[op] * noise + base[op] + delta(node state)),
+    weights = scale * size(node state) * unit_rms(noise_gain[op] * noise + base[op] + delta(node state)),
 
 where base and delta are tiles, cut to smaller shapes and repeated with signs to larger ones, and the noise is a fixed
 bank that is read from a place that the node's surroundings in the graph decide. It makes all channels of a layer

@@ -187,7 +187,7 @@ def _emit(
         used = tile[..., : row.leaf.shape[-2], : row.leaf.shape[-1]]
         rms = float(np.sqrt(gain**2 + np.mean(np.square(used))))
         tile, gain = tile / np.float32(rms), gain / rms
-    write_matrix(out, row, tile, gain, decision.scale, offset)
+    write_matrix(out, row, tile, gain, decision.scale * host.size(state_D), offset)
 
 
 def make_report(

@@ -1,5 +1,6 @@
 """An open network emits for a space what prediction on the host emits for the same graphs as models."""
 
+import dataclasses
 import functools
 
 import jax
@@ -19,8 +20,6 @@ from ghn.anymodel.prediction import predict_leaves
 SPACE = DeepNets(
     input_shape=(8, 8, 1), classes=3, widths=(8, 8), channels=(12, 16), blocks=3, blocks_deep=4, units=(12, 20)
 )
-    input_shape=(8, 8, 1), classes=3, widths=(8, 8), channels=(12, 16), blocks=3, blocks_deep=4, units=(12, 20)
-)
 CONFIG = ghn.GHNConfig(network="open", width=8, message_width=4, hidden=8, tile=6, kernel_tile=7)
 
 
@@ -30,7 +29,12 @@ def leaves_of(graph: ArchGraph) -> list[jax.ShapeDtypeStruct]:
 
 @pytest.fixture(scope="module")
 def hypernetwork() -> ghn.Hypernetwork:
-    return ghn.Hypernetwork.create(SPACE, CONFIG)
+    """No part of it at zero."""
+    fresh, rng = ghn.Hypernetwork.create(SPACE, CONFIG), np.random.default_rng(0)
+    moved = jax.tree.map(
+        lambda leaf: leaf + 0.05 * rng.standard_normal(leaf.shape).astype(np.float32), fresh.parameters
+    )
+    return dataclasses.replace(fresh, parameters=moved)
 
 
 @pytest.mark.parametrize("seed", range(4))
