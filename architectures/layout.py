@@ -6,6 +6,7 @@ Shape letters: S slots of a group.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from architectures.graph import ArchGraph, Place
 from architectures.ops import Leaf, Role
-from architectures.switch import cut
+from architectures.switch import cut, cut_slices
 
 if TYPE_CHECKING:
     from architectures.spaces.base import SearchSpace
@@ -49,10 +50,27 @@ class LeafGroup:
         """The common role of the variants."""
         return self.variants[0].role
 
-    @property
+    @functools.cached_property
     def shape(self) -> tuple[int, ...]:
         """Shape of one slot."""
         return tuple(max(sizes) for sizes in zip(*(leaf.shape for leaf in self.variants), strict=True))
+
+    @functools.cached_property
+    def _bounds(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """[variants, axes] first index of a variant's leaf within a slot, and the one after its last."""
+        slices = [cut_slices(self.shape, leaf.shape) for leaf in self.variants]
+        starts, stops = ([[getattr(s, end) for s in own] for own in slices] for end in ("start", "stop"))
+        return np.array(starts, np.int32), np.array(stops, np.int32)
+
+    def extents(self, variant_S: Array | NDArray[np.int32]) -> Array:
+        """[S, *shape]: 1 where the leaf of each slot's variant lies, 0 beyond it."""
+        first, last = (jnp.asarray(bounds)[variant_S] for bounds in self._bounds)
+        mask = jnp.ones((len(variant_S), *self.shape), bool)
+        for axis, size in enumerate(self.shape):
+            index = jnp.arange(size).reshape(-1, *[1] * (len(self.shape) - axis - 1))
+            edges = (bound[:, axis].reshape(-1, *[1] * len(self.shape)) for bound in (first, last))
+            mask &= (index >= next(edges)) & (index < next(edges))
+        return mask.astype(jnp.float32)
 
 
 Layout = Mapping[str, LeafGroup]

@@ -11,6 +11,7 @@ next, and a head. Any directed acyclic graph of such ops can be written so: resi
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Literal
 
 from architectures.ops import Leaf
@@ -33,6 +34,7 @@ Head = Literal["average", "flatten"]
 
 NORMS: tuple[Norm, ...] = ("none", "batch", "layer", "group")
 ACTIVATIONS: tuple[Activation, ...] = ("none", "relu", "gelu", "silu")
+HEADS: tuple[Head, ...] = ("average", "flatten")
 NORM_GROUPS = 4  # of group normalisation
 STEP = 4  # every number of channels is a multiple of it
 MAIN, SIDE = 0, 1  # entries of a section that are there before its first unit: what the section before hands over
@@ -100,11 +102,34 @@ class Tape:
     head: Head
 
 
+def tape_leaves(tape: Tape, sizes: Sequence[int], classes: int) -> dict[tuple[str, ...], Leaf]:
+    """Path -> leaf of a whole network whose sections have so many pixels along an axis."""
+    rows: dict[tuple[str, ...], Leaf] = {}
+
+    def add(unit: Unit | None, pixels: int) -> None:
+        if unit is not None:
+            leaves = unit_leaves(unit, pixels)
+            rows.update({(*unit.name.split("/"), *name.split("/")): leaf for name, leaf in leaves.items()})
+
+    add(tape.stem, 1)
+    for size, units in zip(sizes, tape.sections, strict=True):
+        for unit in units:
+            add(unit, size * size)
+    for pair in tape.downs:
+        for down in pair:
+            add(down, 1)
+    features = tape.features * (sizes[tape.exit] ** 2 if tape.head == "flatten" else 1)
+    return rows | {
+        ("head", "kernel"): Leaf("kernel", (1, 1, features, classes)),
+        ("head", "bias"): Leaf("bias", (classes,)),
+    }
+
+
 def unit_leaves(unit: Unit, pixels: int) -> dict[str, Leaf]:
     """The leaves of a unit by the rest of their path, at a resolution of `pixels` pixels."""
     leaves: dict[str, Leaf] = {}
     if unit.norm != "none":
-        leaves |= {f"norm/{name}": Leaf(name, (unit.inputs,)) for name in ("scale", "bias")}  # type: ignore[arg-type]
+        leaves |= {f"norm/{name}": Leaf(name, (unit.inputs,)) for name in ("scale", "bias")}
 
     def dense(name: str, inputs: int, outputs: int) -> None:
         leaves[f"{name}/kernel"] = Leaf("kernel", (1, 1, inputs, outputs))

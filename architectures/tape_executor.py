@@ -1,8 +1,8 @@
 """The compile-once executor of tapes: one loop a resolution, in which every unit is a switch over ops.
 
-Everything that differs between architectures is data: which entry a unit reads, its op, the widths, how many units there
-are. The loop keeps nothing but the entries: a unit's input is prepared (normalised, activated) again on the way back,
-which is cheap, and its op is linear in most cases, so that it is not computed again.
+Everything that differs between architectures is data: which entry a unit reads, its op, the widths, how many units
+there are. The loop keeps nothing but the entries: a unit's input is prepared (normalised, activated) again on the way
+back, which is cheap, and its op is linear in most cases, so that it is not computed again.
 
 Shape letters: B batch, H height, W width, C most channels of a section, U units at most, S slots of a kind, R sections.
 """
@@ -21,8 +21,9 @@ from architectures.bank_weights import spread_groups
 from architectures.layers import Layers
 from architectures.layout import WeightArrays
 from architectures.switch import cut
-from architectures.tape import MAIN, SIDE
-from architectures.tape_layout import COUNTED, FIELDS, HEADS, SPREAD, STEMS, SIDES, TapeShape, mains
+from architectures.tape import HEADS, MAIN, SIDE
+from architectures.tape_encode import COUNTED, FIELDS, SIDES, SPREAD, STEMS, mains
+from architectures.tape_layout import TapeShape
 from architectures.tape_ops import Extents, make_op, prepares, switch
 from architectures.window import depthwise, max_pool_3x3
 
@@ -72,7 +73,9 @@ def padded(arrays: WeightArrays, code: Code, section: int, channels: int) -> Slo
     slots: Slots = {}
     for kind in SPREAD:
         if kind in own:
-            inputs, outputs, groups, offset = (code[f"{kind}_{name}"][section] for name in ("inputs", "outputs", "groups", "offset"))
+            inputs, outputs, groups, offset = (
+                code[f"{kind}_{name}"][section] for name in ("inputs", "outputs", "groups", "offset")
+            )
             kernel = jax.vmap(spread_groups)(own[kind], inputs, outputs, groups)
             slots[kind] = jax.vmap(_moved)(kernel, offset)
     slots["dense"] = slots["dense"][:, 0, 0]
@@ -162,7 +165,8 @@ def run_section(plan: SectionPlan, slots: Slots, code: Code, main: Array, side: 
         plan: what is fixed at compilation.
         slots: padded leaves by kind.
         code: the section's rows of the encoding.
-        main, side: [B, H, W, C] the entries before the first unit.
+        main: [B, H, W, C] the first entry, before the first unit.
+        side: the second.
 
     Returns:
         The entries that `code["out"]` names.
@@ -201,7 +205,8 @@ def _run_backward(plan: SectionPlan, saved: Any, g_out: tuple[Array, Array, Arra
     slots, code, entries = saved
     g_entries = jnp.zeros_like(entries)
     for index, g in enumerate(g_out):
-        g_entries = g_entries.at[code["out"][index]].add(g)
+        where = code["out"][index]  # no scatter: slow on a CPU
+        g_entries = lax.dynamic_update_index_in_dim(g_entries, g_entries[where] + g, where, 0)
     # One slot more than there are: units without a leaf of a kind write its gradient there.
     g_slots = {name: jnp.zeros_like(array, shape=(len(array) + 1, *array.shape[1:])) for name, array in slots.items()}
 
@@ -213,7 +218,9 @@ def _run_backward(plan: SectionPlan, saved: Any, g_out: tuple[Array, Array, Arra
         g_unit, g_source, g_added = _fetched(choice, g_entries, (index + 2, choice.source, added))
         g = g_unit * _window(choice, plan.channels, g_unit.dtype)
         g_bias = jax.vjp(functools.partial(_bias, choice), leaves["bias"])[1](g.sum((0, 1, 2)))[0]
-        x, pull = jax.vjp(functools.partial(_prepare, plan, choice), leaves["norm_scale"], leaves["norm_bias"], entries[choice.source])
+        x, pull = jax.vjp(
+            functools.partial(_prepare, plan, choice), leaves["norm_scale"], leaves["norm_bias"], entries[choice.source]
+        )
         g_leaves, g = _op_gradient(plan, choice, leaves, x, g)
         g_scale, g_shift, g = pull(g)
         g_leaves |= {"norm_scale": g_scale, "norm_bias": g_shift, "bias": g_bias}
@@ -255,15 +262,19 @@ def _choice(code: Code, index: Array) -> Choice:
 
 def _leaves(slots: Slots, code: Code, index: Array) -> Slots:
     """The leaves of a unit; for kinds that it lacks, the last slot's."""
-    return {name: array[jnp.minimum(code[f"slot_{KINDS[name]}"][index], len(array) - 1)] for name, array in slots.items()}
+    return {
+        name: array[jnp.minimum(code[f"slot_{KINDS[name]}"][index], len(array) - 1)] for name, array in slots.items()
+    }
 
 
 # ----------------------------------------------------------------------------------------------------- whole network
 
 
-def forward(shape: TapeShape, arrays: WeightArrays, code: Code, images: Array, layers: Layers) -> Array:
+def forward(
+    shape: TapeShape, arrays: WeightArrays, encoding: Mapping[str, Any], images: Array, layers: Layers
+) -> Array:
     """Logits [B, classes] of images [B, H, W, I]."""
-    code = {name: jnp.asarray(array) for name, array in code.items()}
+    code = {name: jnp.asarray(array) for name, array in encoding.items()}
     starts = _stem(shape, arrays, code["stem"], images, layers)
     names = (*FIELDS, *(f"slot_{kind}" for kind in COUNTED), "slot_position")
     finals = []
@@ -299,11 +310,17 @@ def _stem(shape: TapeShape, arrays: WeightArrays, code_4: Array, images: Array, 
             for index, channels in enumerate(shape.channels)
         )
 
-    reachable = [name for name in STEMS[1:] if {"c": 0, "h": 1}.get(name[0], {"2": 1, "4": 2}.get(name[-1], 0)) < len(shape.sizes)]
+    reachable = [
+        name
+        for name in STEMS[1:]
+        if {"c": 0, "h": 1}.get(name[0], {"2": 1, "4": 2}.get(name[-1], 0)) < len(shape.sizes)
+    ]
     starts = switch(tuple(functools.partial(stem, name) for name in reachable), op - 1, kernel, images)
     shift = bias * bias_used.astype(bias.dtype)
     return [
-        (start + _fitted(shift, start.shape[-1])) * _fitted(mask, start.shape[-1]) * (entry == index).astype(start.dtype)
+        (start + _fitted(shift, start.shape[-1]))
+        * _fitted(mask, start.shape[-1])
+        * (entry == index).astype(start.dtype)
         for index, start in enumerate(starts)
     ]
 
@@ -341,7 +358,9 @@ def _down(
 
     def finished(x: Array, index: int, names: tuple[str, ...], bias: Array) -> Array:
         branches = tuple(functools.partial(run, name) for name in names)
-        y = switch(branches, code["op"][index], own, code["groups"][index], code["inputs"][index], code["outputs"][index], x)
+        y = switch(
+            branches, code["op"][index], own, code["groups"][index], code["inputs"][index], code["outputs"][index], x
+        )
         y = y + bias * code["bias"][index].astype(bias.dtype)
         return y * (jnp.arange(channels) < code["outputs"][index]).astype(y.dtype)
 

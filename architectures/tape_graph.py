@@ -1,7 +1,7 @@
 """Tapes as graphs, in the vocabulary and with the attributes of traced models.
 
-What `architectures.trace` would say of `tape_plain.forward`: a convolution, a dense layer, a normalisation, an activation,
-a sum are nodes of their own; attention is seven of them.
+What `architectures.trace` would say of `tape_plain.forward`: a convolution, a dense layer, a normalisation, an
+activation, a sum are nodes of their own; attention is seven of them.
 """
 
 from __future__ import annotations
@@ -96,7 +96,12 @@ class _Graph:
         return self._builder.node(op, inputs, len(self._sizes) - 1, channels_out=channels, size=extent, **attributes)
 
     def _section(
-        self, section: Sequence[Allocated], entries: list[int | None], size: int, read_after: Sequence[int], flattened: int
+        self,
+        section: Sequence[Allocated],
+        entries: list[int | None],
+        size: int,
+        read_after: Sequence[int],
+        flattened: int,
     ) -> list[int | None]:
         """The node of every entry; sums and concatenations that nothing else reads are one with what reads them."""
         reads = readers([allocated.unit for allocated in section]) + Counter(read_after)
@@ -105,8 +110,10 @@ class _Graph:
         def settled(entry: int) -> int:
             if entry in joined:
                 op, inputs = joined.pop(entry)
-                total = sum(self._channels[i] for i in inputs) if op == "concat" else self._channels[inputs[0]]
-                entries[entry] = self._add(op, inputs, total, size, channels_in=total)
+                channels = [self._channels[i] for i in inputs]
+                total = sum(channels) if op == "concat" else channels[0]
+                read = total if op == "concat" else max(channels)
+                entries[entry] = self._add(op, inputs, total, size, channels_in=read)
             return _known(entries[entry])
 
         for number, allocated in enumerate(section, start=2):
@@ -127,7 +134,10 @@ class _Graph:
 
     def _unit(self, allocated: Allocated, x: int, size: int, flattened: bool = False) -> int:
         """The nodes of a unit; returns the last. What is flattened at once has all its values as channels."""
-        unit, rows = allocated.unit, {"/".join(row.path).removeprefix(f"{allocated.unit.name}/"): row for row in allocated.rows}
+        unit, rows = (
+            allocated.unit,
+            {"/".join(row.path).removeprefix(f"{allocated.unit.name}/"): row for row in allocated.rows},
+        )
 
         def own(node: int, prefix: str) -> None:
             for name, row in rows.items():
@@ -208,4 +218,3 @@ def _known(node: int | None) -> int:
     if node is None:
         raise ValueError("tape: a unit reads an entry that nothing was written to")
     return node
-

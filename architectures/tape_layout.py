@@ -1,8 +1,8 @@
-"""Where the leaves of tapes lie in the slots of a space, and tapes as integer arrays of one shape.
+"""Where the leaves of tapes lie in the slots of a space.
 
-Every section has its own groups of leaves: 3x3 convolutions, larger ones, dense layers, depthwise kernels, ...; the n-th
-leaf of a kind fills the n-th slot. Slots are as large as the largest leaf; the variants of a group are all shapes, in
-steps of `STEP` channels, that may be cut out of it.
+Every section has its own groups of leaves: 3x3 convolutions, larger ones, dense layers, depthwise kernels, ...; the
+n-th leaf of a kind fills the n-th slot. Slots are as large as the largest leaf; the variants of a group are all shapes,
+in steps of `STEP` channels, that may be cut out of it.
 
 Shape letters: R sections, U units of a section at most, S slots of a kind.
 """
@@ -16,17 +16,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from architectures.graph import Place
 from architectures.layout import LeafGroup
 from architectures.ops import Leaf, Role
-from architectures.tape import ACTIVATIONS, STEP, Head, Tape, Unit, unit_leaves
-from architectures.tape_ops import prepare_index
+from architectures.tape import STEP, Tape, Unit, unit_leaves
 
 Slots = dict[str, int]
-HEADS: tuple[Head, ...] = ("average", "flatten")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,14 +233,18 @@ def allocate(tape: Tape, shape: TapeShape) -> Allocation:
     sections = []
     for section, units in enumerate(tape.sections):
         if len(units) > shape.units[section]:
-            raise ValueError(f"{len(units)} units at {_at(shape, section)}; this space has room for {shape.units[section]}")
+            raise ValueError(
+                f"{len(units)} units at {_at(shape, section)}; this space has room for {shape.units[section]}"
+            )
         used: dict[str, int] = defaultdict(int)
         sections.append(tuple(_allocated(unit, shape, section, used) for unit in units))
     downs = []
     for section, pair in enumerate(tape.downs):
         main, side = (None if unit is None else _down(unit, shape, section, index) for index, unit in enumerate(pair))
         downs.append((main, side))
-    stem = Allocated(tape.stem, tuple(_row(shape, tape.stem, name, leaf, f"stem/{name}", 0) for name, leaf in _own(tape.stem)), {})
+    stem = Allocated(
+        tape.stem, tuple(_row(shape, tape.stem, name, leaf, f"stem/{name}", 0) for name, leaf in _own(tape.stem)), {}
+    )
     pixels = shape.pixels(tape.exit) if tape.head == "flatten" else 1
     leaves = Leaf("kernel", (1, 1, tape.features * pixels, shape.classes)), Leaf("bias", (shape.classes,))
     if tape.head == "flatten" and not shape.has_tokens(tape.exit):
@@ -265,22 +264,30 @@ def _own(unit: Unit) -> Iterable[tuple[str, Leaf]]:
 def _allocated(unit: Unit, shape: TapeShape, section: int, used: dict[str, int]) -> Allocated:
     """A unit of a section; counts the slots that are used up."""
     if unit.kind in ("attention", "token_mix", "position") and not shape.has_tokens(section):
-        raise ValueError(f"{unit.name}: {unit.kind} at {_at(shape, section)}; this space has it up to {shape.tokens} pixels")
+        raise ValueError(
+            f"{unit.name}: {unit.kind} at {_at(shape, section)}; this space has it up to {shape.tokens} pixels"
+        )
     if op_name(unit, shape.narrow[section]) not in shape.ops[section]:
         raise ValueError(
             f"{unit.name}: {unit.kind} of kernel {unit.kernel}, dilation {unit.dilation} from {unit.inputs} to "
             f"{unit.outputs} channels at {_at(shape, section)}; the space has no such op there"
         )
     if max(unit.inputs, unit.offset + unit.outputs) > shape.channels[section]:
-        raise ValueError(f"{unit.name}: {unit.inputs} to {unit.offset + unit.outputs} channels at {_at(shape, section)}; at most {shape.channels[section]}")
+        raise ValueError(
+            f"{unit.name}: {unit.inputs} to {unit.offset + unit.outputs} channels at {_at(shape, section)}; "
+            f"at most {shape.channels[section]}"
+        )
     own = unit_leaves(unit, shape.pixels(section))
     slots: Slots = {}
     for kind in dict.fromkeys(_kind(unit, name) for name in own):
         slots[kind] = used[kind]
         used[kind] += 1
-        most = 1 if kind == "position" else dict(shape.slots)["large" if kind == "large" else kind]
+        most = 1 if kind == "position" else dict(shape.slots)[kind]
         if slots[kind] >= most:
-            raise ValueError(f"{unit.name}: the {used[kind]}. leaf of kind {kind!r} at {_at(shape, section)}; this space has room for {most}")
+            raise ValueError(
+                f"{unit.name}: leaf {used[kind]} of kind {kind!r} at {_at(shape, section)}; "
+                f"this space has room for {most}"
+            )
     rows = []
     for name, leaf in own.items():
         group, index = _group_of(unit, name)
@@ -332,96 +339,7 @@ def _row(shape: TapeShape, unit: Unit, name: str, leaf: Leaf, group: str, slot: 
 def _placed(shape: TapeShape, path: tuple[str, ...], leaf: Leaf, group: str, slot: int) -> Row:
     variants = shape.group_ids(group)
     if leaf not in variants:
-        raise ValueError(f"{'/'.join(path)}: {leaf.shape} has no slot in {group!r}, whose largest is {shape.layout[group].shape}")
+        raise ValueError(
+            f"{'/'.join(path)}: {leaf.shape} has no slot in {group!r}, whose largest is {shape.layout[group].shape}"
+        )
     return Row(path, leaf, Place(group, slot, variants[leaf]))
-
-
-# ---------------------------------------------------------------------------------------------------------- encoding
-
-STEMS = ("none", "conv3", "conv5", "conv7", "half3", "half5", "half7", "patch2", "patch4")
-MAINS = ("none", "conv3", "conv2", "max_pool", "avg_pool")  # and depthwise of every kernel
-SIDES = ("none", "conv1", "avg_pool")
-COUNTED = ("conv", "large", "dense", "depthwise", "bias", "norm", "attention", "token_mix", "squeeze_excite")
-SPREAD = ("conv", "large", "dense")  # kernels that are laid into square ones
-FIELDS = ("op", "prepare", "activation", "source", "add", "offset", "inputs", "outputs", "heads", "hidden", "bias_used")
-
-
-def mains(shape: TapeShape) -> tuple[str, ...]:
-    """Names of the ops that lead to the main input of a section."""
-    return (*MAINS, *(f"depthwise{kernel}" for kernel in shape.kernels))
-
-
-def encode(tape: Tape, shape: TapeShape) -> dict[str, NDArray[np.int32]]:
-    """A tape as integer arrays.
-
-    Units: {field of FIELDS, slot_<kind>: [R, U]}, count [R], out [R, 3] (entries that the main and the side unit to the
-    next section read, and that the head reads). Kernels: <kind>_<"inputs", "outputs", "groups", "offset">: [R, S]; norms:
-    norm_width [R, S]. Then the strided units and the head.
-    """
-    plan, sections, most = allocate(tape, shape), len(shape.sizes), dict(shape.slots)
-    rows = (sections, max(shape.units))
-    code = {name: np.zeros(rows, np.int32) for name in FIELDS}
-    code |= {f"slot_{kind}": np.full(rows, most[kind], np.int32) for kind in COUNTED}
-    code["slot_position"] = np.ones(rows, np.int32)
-    code |= {f"{kind}_{name}": np.zeros((sections, most[kind]), np.int32) for kind in SPREAD for name in ("inputs", "outputs", "offset")}
-    code |= {f"{kind}_groups": np.ones((sections, most[kind]), np.int32) for kind in SPREAD}
-    code["norm_width"] = np.zeros((sections, most["norm"]), np.int32)
-    code["count"] = np.array([len(units) for units in tape.sections], np.int32)
-    code["out"] = np.zeros((sections, 3), np.int32)
-    code["out"][tape.exit, 2] = tape.final
-    for section, units in enumerate(plan.sections):
-        for row, allocated in enumerate(units):
-            _encode_unit(code, allocated, section, row, shape)
-    for section, pair in enumerate(tape.downs):
-        for index, unit in enumerate(pair):
-            if unit is not None:
-                code["out"][section, index] = unit.source
-    code |= {
-        "down_op": np.array([[_down_op(unit, index, shape) for index, unit in enumerate(pair)] for pair in tape.downs], np.int32).reshape(-1, 2),
-        "down_outputs": np.array([[0 if unit is None else unit.outputs for unit in pair] for pair in tape.downs], np.int32).reshape(-1, 2),
-        "down_inputs": np.array([[0 if unit is None else unit.inputs for unit in pair] for pair in tape.downs], np.int32).reshape(-1, 2),
-        "down_groups": np.array([[1 if unit is None else unit.groups for unit in pair] for pair in tape.downs], np.int32).reshape(-1, 2),
-        "down_bias": np.array([[unit is not None and unit.bias for unit in pair] for pair in tape.downs], np.int32).reshape(-1, 2),
-        "stem": np.array([STEMS.index(_stem_op(tape.stem)), tape.entry, tape.stem.outputs, tape.stem.bias], np.int32),
-        "head": np.array([HEADS.index(tape.head) * sections + tape.exit, tape.features], np.int32),
-    }
-    return code
-
-
-def _encode_unit(code: dict[str, NDArray[np.int32]], allocated: Allocated, section: int, row: int, shape: TapeShape) -> None:
-    unit, slots = allocated.unit, allocated.slots
-    values = {
-        "op": shape.ops[section].index(op_name(unit, shape.narrow[section])),
-        "prepare": prepare_index(unit.norm, unit.activation),
-        "activation": ACTIVATIONS.index(unit.activation),
-        "source": unit.source,
-        "add": -1 if unit.add is None else unit.add,
-        "offset": unit.offset,
-        "inputs": unit.inputs,
-        "outputs": unit.outputs,
-        "heads": unit.heads,
-        "hidden": unit.hidden,
-        "bias_used": "bias" in slots,
-    }
-    for name, value in values.items():
-        code[name][section, row] = value
-    for kind, slot in slots.items():
-        code[f"slot_{kind}"][section, row] = slot
-        if kind in SPREAD:
-            for name in ("inputs", "outputs", "groups", "offset"):
-                code[f"{kind}_{name}"][section, slot] = getattr(unit, name)
-        elif kind == "norm":
-            code["norm_width"][section, slot] = unit.inputs
-
-
-def _stem_op(unit: Unit) -> str:
-    if unit.stride == 1:
-        return f"conv{unit.kernel}"
-    return f"half{unit.kernel}" if unit.kernel > 2 and unit.stride == 2 else f"patch{unit.kernel}"
-
-
-def _down_op(unit: Unit | None, index: int, shape: TapeShape) -> int:
-    names = mains(shape) if index == 0 else SIDES
-    if unit is None:
-        return 0
-    return names.index(unit.kind if unit.kind.endswith("pool") else f"{unit.kind}{unit.kernel}")

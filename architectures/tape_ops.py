@@ -76,7 +76,9 @@ def prepares(layers: Layers) -> tuple[Prepare, ...]:
     """For every normalisation in the order of NORMS, two: with an activation that cuts off (none, ReLU), and with one
     of the form x * sigmoid(a x + b x^3) (SiLU, GELU)."""
 
-    def prepare(norm: str, smooth: bool, scale: Array, bias: Array, channels: Array, activation: Array, x: Array) -> Array:
+    def prepare(
+        norm: str, smooth: bool, scale: Array, bias: Array, channels: Array, activation: Array, x: Array
+    ) -> Array:
         if norm == "batch":
             x = layers.batch_norm(x, scale, bias)
         elif norm != "none":
@@ -177,7 +179,9 @@ def _attention(layers: Layers, leaves: Leaves, extents: Extents, x_BHWC: Array) 
     kernel_4CC, bias_4C = leaves["attention"], leaves["attention_bias"]
     x = x_BHWC.reshape(x_BHWC.shape[0], -1, x_BHWC.shape[-1])
     each = jnp.maximum(extents.inputs // extents.heads, 1)
-    head_CD = (jnp.arange(x.shape[-1])[:, None] // each == jnp.arange(MOST_HEADS)) & (jnp.arange(MOST_HEADS) < extents.heads)
+    head_CD = (jnp.arange(x.shape[-1])[:, None] // each == jnp.arange(MOST_HEADS)) & (
+        jnp.arange(MOST_HEADS) < extents.heads
+    )
     head_CD = head_CD.astype(x.dtype)
     query, key, value = (x @ kernel_4CC[index] + bias_4C[index] for index in range(3))
     queries = query[:, None] * head_CD.T[:, None] * lax.rsqrt(each.astype(jnp.float32)).astype(x.dtype)
@@ -189,8 +193,7 @@ def _attention(layers: Layers, leaves: Leaves, extents: Extents, x_BHWC: Array) 
 
 def _token_mix(layers: Layers, leaves: Leaves, extents: Extents, x_BHWC: Array) -> Array:
     """A perceptron over the pixels of each channel (Tolstikhin et al. 2021, equation 1)."""
-    batch, height, width, channels = x_BHWC.shape
-    x = x_BHWC.reshape(batch, -1, channels)
+    x = x_BHWC.reshape(len(x_BHWC), -1, x_BHWC.shape[-1])
     hidden = jax.nn.gelu(jnp.einsum("bnc,nq->bqc", x, leaves["mix_in"]) + leaves["mix_in_bias"][:, None])
     hidden = jnp.where((jnp.arange(hidden.shape[1]) < extents.hidden)[:, None], hidden, 0)
     y = jnp.einsum("bqc,qn->bnc", hidden, leaves["mix_out"]) + leaves["mix_out_bias"][:, None]

@@ -41,15 +41,14 @@ def forward(tape: Tape, tree: Tree, images: Array, layers: Layers) -> Array:
             features = _known(entries[tape.final])
             break
         main, side = (
-            None if unit is None else _unit(unit, tree, _known(entries[unit.source]), layers) for unit in tape.downs[index]
+            None if unit is None else _unit(unit, tree, _known(entries[unit.source]), layers)
+            for unit in tape.downs[index]
         )
     x = features.mean((1, 2)) if tape.head == "average" else features.reshape(len(features), -1)
     return x @ tree["head"]["kernel"][0, 0] + tree["head"]["bias"]
 
 
-def run_units(
-    units: Sequence[Unit], tree: Tree, entries: list[Array | None], layers: Layers
-) -> list[Array | None]:
+def run_units(units: Sequence[Unit], tree: Tree, entries: list[Array | None], layers: Layers) -> list[Array | None]:
     """All entries of a section. Channels that are laid side by side one by one are concatenated at once."""
     parts: dict[int, list[Array]] = {}  # entry -> the arrays that it is the concatenation of
     reads = readers(units)

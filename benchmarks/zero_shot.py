@@ -21,7 +21,7 @@ import tyro
 from common import console, finish
 from numpy.typing import NDArray
 
-from architectures.spaces.deepnets import DeepNets
+from architectures.spaces import DeepNets
 from architectures.spaces.deepnets_sampling import SPLITS
 from eval.scoring import ScoreConfig, Scorer
 from ghn import GHNConfig, Hypernetwork

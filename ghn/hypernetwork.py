@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from architectures.layout import Layout, LeafGroup, WeightArrays, initial_mean, initial_scale
 from architectures.spaces import SearchSpace
-from architectures.switch import cut_slices
 from ghn.conditioning import Conditioning, condition_width
 from ghn.config import GHNConfig
 from ghn.decoder import Decoder
@@ -125,7 +124,7 @@ class GHN(nnx.Module):
         """Generated kernels brought to an initialiser's root mean square, if the configuration says so."""
         if not (self.config.normalise and group.role == "kernel" and group.generated):
             return weights_S
-        unit_S = unit_rms(weights_S, jnp.asarray(_extents(group))[variant_S])
+        unit_S = unit_rms(weights_S, group.extents(variant_S))
         return unit_S if self.config.scaling == "ghn2" else _scales(group, variant_S) * unit_S
 
 
@@ -150,14 +149,6 @@ def unit_rms(x_S: Array, mask_S: Array) -> Array:
     axes = tuple(range(1, x_S.ndim))
     mean_square = jnp.sum(jnp.square(x_S) * mask_S, axes, keepdims=True) / jnp.sum(mask_S, axes, keepdims=True)
     return x_S * jax.lax.rsqrt(jnp.maximum(mean_square, 1e-20))
-
-
-def _extents(group: LeafGroup) -> np.ndarray:
-    """[variants, *shape]: 1 where a variant's leaf lies within its slot."""
-    masks = np.zeros((len(group.variants), *group.shape), np.float32)
-    for mask, leaf in zip(masks, group.variants, strict=True):
-        mask[cut_slices(group.shape, leaf.shape)] = 1
-    return masks
 
 
 def _key(group: str) -> str:

@@ -63,3 +63,10 @@ def test_continual_example_runs() -> None:
     exec(compile(code, "README.md: continual", "exec", dont_inherit=True), namespace)
     matrix = namespace["result"].matrix  # type: ignore[attr-defined]
     assert np.isfinite(matrix[np.tril_indices(2)]).all()
+
+
+def test_deepnets_example_runs() -> None:
+    namespace: dict[str, object] = {"__name__": "readme"}
+    exec(compile(EXAMPLES["deepnets"], "README.md: deepnets", "exec", dont_inherit=True), namespace)
+    assert "attend" in namespace["graph"].ops  # type: ignore[attr-defined]
+    assert namespace["deep"].depth > namespace["space"].blocks  # type: ignore[attr-defined]

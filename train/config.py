@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any, Literal
 
 from architectures.layers import Precision
-from architectures.spaces import SMASH, MLPSpace, NASBench201, SearchSpace
+from architectures.spaces import SMASH, DeepNets, MLPSpace, NASBench201, SearchSpace
 from ghn.config import GHNConfig
 from train.data import AugmentConfig, DataConfig
 
@@ -15,7 +15,7 @@ from train.data import AugmentConfig, DataConfig
 class SpaceConfig:
     """The search space of a run; image shape and classes come from the data."""
 
-    name: Literal["nasbench201", "smash", "mlp"] = "nasbench201"
+    name: Literal["nasbench201", "smash", "mlp", "deepnets"] = "nasbench201"
     channels: int = 8  # nasbench201: of the first stage
     cells: int = 1  # nasbench201: in each stage
     bank_channels: tuple[int, ...] = (2, 4)  # smash: choices in the first block
@@ -24,6 +24,9 @@ class SpaceConfig:
     kernels: tuple[int, ...] = (3, 5)  # smash: choices for a convolution
     widths: tuple[int, ...] = (50, 100)  # mlp: choices for a hidden layer
     depths: tuple[int, ...] = (1, 2, 3)  # mlp: choices for the number of hidden layers
+    stage_widths: tuple[int, ...] = (16, 32, 48)  # deepnets: largest width of a stage at each resolution
+    stage_channels: tuple[int, ...] = (24, 48, 64)  # deepnets: most channels of any layer there
+    blocks: int = 10  # deepnets: most blocks of a network in training
 
     def build(self, input_shape: tuple[int, int, int], classes: int) -> SearchSpace[Any]:
         """The space for images of this shape."""
@@ -38,6 +41,14 @@ class SpaceConfig:
             )
         if self.name == "mlp":
             return MLPSpace(input_shape=input_shape, classes=classes, widths=self.widths, depths=self.depths)
+        if self.name == "deepnets":
+            return DeepNets(
+                input_shape=input_shape,
+                classes=classes,
+                widths=self.stage_widths,
+                channels=self.stage_channels,
+                blocks=self.blocks,
+            )
         return NASBench201(channels=self.channels, cells=self.cells, input_shape=input_shape, classes=classes)
 
 

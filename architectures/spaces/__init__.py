@@ -3,6 +3,8 @@
 from architectures.spaces.banks import BankNetwork, Block
 from architectures.spaces.base import Cost, Encoding, SearchSpace
 from architectures.spaces.cell import Cell, CellSpace
+from architectures.spaces.deepnets import DeepNets
+from architectures.spaces.deepnets_text import DeepNet
 from architectures.spaces.mlp import MLP, MLPSpace
 from architectures.spaces.nasbench201 import NASBench201
 from architectures.spaces.registry import from_settings, settings
@@ -16,6 +18,8 @@ __all__ = [
     "Cell",
     "CellSpace",
     "Cost",
+    "DeepNet",
+    "DeepNets",
     "Encoding",
     "MLPSpace",
     "NASBench201",

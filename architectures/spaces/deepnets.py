@@ -29,14 +29,14 @@ from architectures.spaces.deepnets_text import (
     DOWNS,
     OPTIONS,
     STEMS,
-    STRIDED_KINDS,
     Block,
     DeepNet,
     Stage,
     parse,
 )
-from architectures.tape import ACTIVATIONS, NORMS, STEP, Tape
-from architectures.tape_layout import TapeShape, encode
+from architectures.tape import ACTIVATIONS, HEADS, NORMS, STEP, Tape
+from architectures.tape_encode import encode
+from architectures.tape_layout import TapeShape
 
 TRIES = 1000  # draws of a split before the space is found too small for it
 
@@ -100,14 +100,30 @@ class DeepNets(SearchSpace[DeepNet]):
                 raise ValueError(f"DeepNets.{field}={values}: multiples of {STEP} that do not fall")
         if any(width > most for width, most in zip(self.widths, self.channels, strict=True)):
             raise ValueError(f"DeepNets.channels={self.channels}: must be at least widths={self.widths}")
-        if not self.kernels or self.kernels[0] != 3 or not set(self.kernels) <= {3, 5, 7} or list(self.kernels) != sorted(set(self.kernels)):
+        if (
+            not self.kernels
+            or self.kernels[0] != 3
+            or not set(self.kernels) <= {3, 5, 7}
+            or list(self.kernels) != sorted(set(self.kernels))
+        ):
             raise ValueError(f"DeepNets.kernels={self.kernels}: 3, and of 5 and 7 what you like, ascending")
         if not 2 <= self.blocks < self.blocks_deep:
             raise ValueError(f"DeepNets.blocks={self.blocks}: at least 2, and less than blocks_deep={self.blocks_deep}")
         shape = self.input_shape
         if len(shape) != 3 or min(shape) < 1 or shape[0] != shape[1]:
             raise ValueError(f"DeepNets.input_shape={shape}: give (height, width, channels) of square images")
-        for field in ("classes", "convs", "larges", "denses", "depthwises", "norms", "attentions", "mixers", "excited", "nodes"):
+        for field in (
+            "classes",
+            "convs",
+            "larges",
+            "denses",
+            "depthwises",
+            "norms",
+            "attentions",
+            "mixers",
+            "excited",
+            "nodes",
+        ):
             if getattr(self, field) < 1:
                 raise ValueError(f"DeepNets.{field}={getattr(self, field)}: must be at least 1")
 
@@ -175,9 +191,16 @@ class DeepNets(SearchSpace[DeepNet]):
     def size(self) -> int:
         """A bound from below: networks of the split "id" with conv stems, before slots are counted, that have a
         stage at every resolution and blocks without options; those with options are more by orders of magnitude."""
-        kinds = sum(math.prod(len(self.choices(kind, letter, 8)) for letter in OPTIONS[kind]) for kind in OPTIONS if kind not in ("sum", "cat", "pos"))
+        kinds = sum(
+            math.prod(len(self.choices(kind, letter, 8)) for letter in OPTIONS[kind])
+            for kind in OPTIONS
+            if kind not in ("sum", "cat", "pos")
+        )
         widths = math.prod(max(width // 2 // STEP, 1) + 1 for width in self.widths)
-        layouts = sum(math.comb(depth - 1, len(self.widths) - 1) * kinds**depth for depth in range(len(self.widths), self.blocks + 1))
+        layouts = sum(
+            math.comb(depth - 1, len(self.widths) - 1) * kinds**depth
+            for depth in range(len(self.widths), self.blocks + 1)
+        )
         ways = (len(DOWNS) - 1) ** (len(self.widths) - 1) * 3 * 3
         return sum(stem.startswith("conv") for stem in self.stems) * widths * layouts * ways
 
@@ -260,7 +283,7 @@ class DeepNets(SearchSpace[DeepNet]):
         yield from (replace(network, stem=stem) for stem in self.stems if entry_of(stem) == entry)
         yield from (replace(network, norm=norm) for norm in NORMS if norm != "none")
         yield from (replace(network, activation=activation) for activation in ACTIVATIONS[1:])
-        yield from (replace(network, head=head) for head in ("average", "flatten"))  # type: ignore[arg-type]
+        yield from (replace(network, head=head) for head in HEADS)
         for index, stage in enumerate(network.stages):
             for other in self._stage_variations(stage, entry + index):
                 yield replace(network, stages=(*network.stages[:index], other, *network.stages[index + 1 :]))
@@ -337,7 +360,7 @@ class DeepNets(SearchSpace[DeepNet]):
         return tape_graph.graph(self.tape(architecture), self.shape)
 
     def encode(self, architecture: DeepNet) -> Encoding:
-        """The tape as integers; see `architectures.tape_layout.encode`."""
+        """The tape as integers; see `architectures.tape_encode.encode`."""
         self._check(architecture)
         return encode(self.tape(architecture), self.shape)
 
@@ -378,8 +401,9 @@ def _fault(space: DeepNets, network: DeepNet) -> str | None:
         if stage.width % STEP or stage.width < STEP:
             return f"stage {index}: width {stage.width} is no multiple of {STEP}"
         for block, letter, value in ((b, letter, value) for b in stage.blocks for letter, value in b.options):
-            if value not in space.choices(block.kind, letter, stage.width):
-                return f"stage {index}: {block}: {letter}={value}; choices {space.choices(block.kind, letter, stage.width)}"
+            choices = space.choices(block.kind, letter, stage.width)
+            if value not in choices:
+                return f"stage {index}: {block}: {letter}={value}; choices {choices}"
     try:
         graph = tape_graph.graph(space.tape(network), space.shape)
     except ValueError as error:

@@ -18,12 +18,13 @@ from architectures.tape_layout import squeezed
 
 @dataclasses.dataclass(frozen=True)
 class Value:
-    """An entry with so many channels, and what is still to be done to it."""
+    """An entry with so many channels, what is still to be done to it, and whether it has been activated already."""
 
     entry: int
     channels: int
     norm: Norm = "none"
     activation: Activation = "none"
+    active: bool = False
 
     @property
     def due(self) -> bool:
@@ -61,15 +62,18 @@ class Section:
 
     def settled(self, x: Value, name: str) -> Value:
         """x with nothing due."""
-        return self.unit(name, x, "skip") if x.due else x
+        if not x.due:
+            return x
+        return dataclasses.replace(self.unit(name, x, "skip"), active=x.activation != "none")
 
     def added(self, name: str, x: Value, to: Value) -> Value:
         """x, normalised if that is due, plus a settled value."""
         return self.unit(name, dataclasses.replace(x, activation="none"), "skip", add=to.entry)
 
     def ready(self, x: Value) -> Value:
-        """A settled value as a block reads it that normalises first."""
-        return dataclasses.replace(x, norm=self.norm, activation=self.activation)
+        """A settled value as a block reads it that normalises and activates first; nothing is activated twice."""
+        twice = x.active and self.norm == "none"
+        return dataclasses.replace(x, norm=self.norm, activation="none" if twice else self.activation)
 
     def tokens(self, x: Value) -> Value:
         """The same for blocks of transformers: layer normalisation, unless the network has none at all."""
@@ -198,9 +202,8 @@ def _dense(section: Section, name: str, block: Block, x: Value) -> Value:
 
 def _sum(section: Section, name: str, block: Block, x: Value) -> Value:
     """A sum of branches, each activated, convolved and normalised, as in DARTS (Liu et al. 2019)."""
-    activated = x.activation != "none"
     x = section.settled(x, f"{name}/start")
-    read = x if activated else _activated(section, x)
+    read = x if x.active else _activated(section, x)
     total: Value | None = None
     for index, branch in enumerate(block.branches):
         path = f"{name}/{branch}{index}"
@@ -237,6 +240,8 @@ def _cat(section: Section, name: str, block: Block, x: Value) -> Value:
     x = section.settled(x, f"{name}/start")
     count = len(block.branches)
     share = x.channels // count // STEP * STEP
+    if share == 0:
+        raise ValueError(f"{name}: {x.channels} channels are too few for {count} branches side by side")
     held: Value | None = None
     for index, branch in enumerate(block.branches):
         path, outputs = f"{name}/{branch}{index}", share if index + 1 < count else x.channels - share * (count - 1)
@@ -340,9 +345,7 @@ def _stem(network: DeepNet, image: int) -> Unit:
     return Unit("stem", 0, "conv", image, network.stages[0].width, kernel=kernel, stride=stride, bias=bias)
 
 
-def _descend(
-    before: Section, after: Section, stage: Stage, x: Value
-) -> tuple[Value, tuple[Unit | None, Unit | None]]:
+def _descend(before: Section, after: Section, stage: Stage, x: Value) -> tuple[Value, tuple[Unit | None, Unit | None]]:
     """From one stage to the next: the value there, and the strided units."""
     width, path = stage.width, f"{after.name}/down"
     bias = after.norm == "none"
@@ -369,7 +372,9 @@ def _strided_block(
     """The first block of a stage, which halves the resolution itself."""
     block, name = stage.blocks[0] if stage.blocks else Block("pos"), "block0"
     if block.kind not in STRIDED_KINDS:
-        raise ValueError(f"a stage that begins with 'block>' begins with one of {', '.join(STRIDED_KINDS)}, not {block.kind!r}")
+        raise ValueError(
+            f"a stage that begins with 'block>' begins with one of {', '.join(STRIDED_KINDS)}, not {block.kind!r}"
+        )
     bias, path = after.norm == "none", f"{after.name}/{name}"
     x = before.settled(x, f"{after.name}_start")
     shortcut = Unit(f"{path}/shortcut", x.entry, "conv", x.channels, stage.width, stride=2, bias=bias)
@@ -387,7 +392,9 @@ def _strided_block(
         return _bottle_end(after, name, h, _side(after, name, stage.width)), (conv, shortcut)
     h = before.conv(f"{after.name}_expand", x, x.channels * block["e"])
     h = before.settled(h, f"{after.name}_norm1")
-    depthwise = Unit(f"{path}/depthwise", h.entry, "depthwise", h.channels, h.channels, kernel=block["k"], stride=2, bias=bias)
+    depthwise = Unit(
+        f"{path}/depthwise", h.entry, "depthwise", h.channels, h.channels, kernel=block["k"], stride=2, bias=bias
+    )
     y = _mb_end(after, name, block, after.ready(Value(MAIN, h.channels)), stage.width)
     return y, (depthwise, None)
 

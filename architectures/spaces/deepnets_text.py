@@ -66,7 +66,9 @@ class Block:
         unknown = sorted(set(given) - set(known))
         if unknown:
             raise ValueError(f"block {self.kind!r}: no option {unknown[0]!r}; it has {', '.join(known) or 'none'}")
-        object.__setattr__(self, "options", tuple((letter, given.get(letter, value)) for letter, value in known.items()))
+        object.__setattr__(
+            self, "options", tuple((letter, given.get(letter, value)) for letter, value in known.items())
+        )
         if self.excited and self.kind != "mb":
             raise ValueError(f"block {self.kind!r}: only 'mb' has squeeze-and-excite")
         if bool(self.branches) != (self.kind in ("sum", "cat")):
@@ -122,7 +124,9 @@ def parse(text: str) -> DeepNet:
         raise ValueError(f"architecture {text!r}: give stem, stages and head, as in {EXAMPLE}")
     words = parts[0].split()
     if len(words) != 3:
-        raise ValueError(f"architecture {text!r}: {parts[0]!r} must be a stem, a norm and an activation, as in {EXAMPLE}")
+        raise ValueError(
+            f"architecture {text!r}: {parts[0]!r} must be a stem, a norm and an activation, as in {EXAMPLE}"
+        )
     _one_of(text, "stem", words[0], STEMS)
     _one_of(text, "norm", words[1], get_args(Norm))
     _one_of(text, "activation", words[2], get_args(Activation))

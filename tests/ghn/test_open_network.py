@@ -11,8 +11,7 @@ from flax import nnx
 
 import ghn
 from architectures.graph import ArchGraph
-from architectures.spaces import NASBench201
-from architectures.spaces.deepnets import DeepNets
+from architectures.spaces import DeepNets, NASBench201
 from architectures.switch import cut
 from ghn.anymodel.initialiser import NoInitialiser
 from ghn.anymodel.prediction import predict_leaves

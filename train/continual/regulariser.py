@@ -28,9 +28,9 @@ from architectures.spaces import SearchSpace
 from architectures.switch import cut_slices
 from ghn.api import Hypernetwork, Parameters
 from ghn.features import GraphInputs, stack_inputs
-from train.step import Definition
 from train.continual.config import RegulariserConfig
 from train.continual.heads import Heads
+from train.step import Definition
 
 
 class Pool(NamedTuple):
