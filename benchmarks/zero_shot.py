@@ -4,8 +4,8 @@
     python benchmarks/zero_shot.py --data fashion-mnist DIR --image-size 14 --steps 8000
 
 An open hypernetwork is trained on the DeepNets space and scored on test images: unseen networks of the distribution
-that it was trained on, splits that lie outside of it, and networks made by hand after well-known ones. Beside it, trained
-as long: no messages between nodes; delta = 0 (a base for every op and nothing else); no magnitude-invariant
+that it was trained on, splits that lie outside of it, and networks made by hand after well-known ones. Beside it,
+trained as long: no messages between nodes; delta = 0 (a base for every op and nothing else); no magnitude-invariant
 parametrisation. Trained hypernetworks are kept in --runs and found there again.
 """
 
@@ -132,7 +132,8 @@ def main(options: Options) -> None:
     notes = [
         f"{options.steps} steps of 64 images, one network a step; {options.images} test images.",
         "By hand: " + ", ".join(f"{name} {100 * value:.1f}" for name, value in results["hand_made"].items()) + ".",
-        f"{compilations} compilations of more than {LONG:.0f} s in training and scoring {sum(map(len, own.values()))} networks.",
+        f"{compilations} compilations of more than {LONG:.0f} s in training, and in scoring "
+        f"{sum(map(len, own.values()))} networks.",
     ]
     finish("zero_shot", results, header, rows, notes, options.seed, options.out)
 
