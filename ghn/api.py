@@ -15,13 +15,17 @@ from jax import Array
 from architectures.graph import ArchGraph
 from architectures.layout import WeightArrays, Weights
 from architectures.spaces import SearchSpace
+from architectures.trace import OPS
 from ghn.conditioning import FREE, grown, scaled_conditions, task_row, with_task, without_task
 from ghn.config import GHNConfig
-from ghn.features import GraphInputs, graph_inputs, stack_inputs
+from ghn.features import BOUNDS, OPEN_BOUNDS, GraphInputs, graph_inputs, stack_inputs
 from ghn.hypernetwork import GHN, vocabulary_ids
+from ghn.open_network import OpenNetwork, offsets_by_slot
 from ghn.smash import SMASHNet
 
 Parameters = nnx.State[Any, Any]
+Network = GHN | OpenNetwork
+NETWORKS: Mapping[str, type[Network]] = {"graph": GHN, "smash": SMASHNet, "open": OpenNetwork}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +80,7 @@ class Hypernetwork:
         return cls(space, config, parameters, tasks=(FREE,) * config.tasks)
 
     @functools.cached_property
-    def definition(self) -> nnx.GraphDef[GHN]:
+    def definition(self) -> nnx.GraphDef[Network]:
         """The module's structure, to be merged with parameters inside traced code."""
         return definition(self.space, self.config)
 
@@ -126,7 +130,11 @@ class Hypernetwork:
         self, graph: ArchGraph, task: str | int | None = None, conditions: Mapping[str, float] | None = None
     ) -> GraphInputs:
         """The graph, and what its weights are conditioned on, as arrays of fixed shape. Raises as calls do."""
-        inputs = graph_inputs(graph, self.space.layout, self.vocabulary, self.space.schedule, self.config.noise)
+        opened = self.config.network == "open"
+        bounds, layout = OPEN_BOUNDS if opened else BOUNDS, self.space.layout
+        inputs = graph_inputs(graph, layout, self.vocabulary, self.space.schedule, self.config.noise, bounds)
+        if opened:
+            inputs = inputs._replace(offsets=offsets_by_slot(layout, graph))
         row = np.array(task_row(self.tasks, task), np.int32)
         return inputs._replace(task=row, conditions=scaled_conditions(self.config, conditions or {}))
 
@@ -145,7 +153,7 @@ class Hypernetwork:
     @functools.cached_property
     def vocabulary(self) -> Mapping[str, int]:
         """Op name -> id of its embedding."""
-        return vocabulary_ids(self.space.op_names)
+        return vocabulary_ids(OPS if self.config.network == "open" else self.space.op_names)
 
     def unseen(self, architecture: Any) -> bool:
         """Whether the architecture's isomorphism class was kept out of training."""
@@ -158,18 +166,18 @@ class Hypernetwork:
 
 
 @functools.cache
-def definition(space: SearchSpace[Any], config: GHNConfig) -> nnx.GraphDef[GHN]:
+def definition(space: SearchSpace[Any], config: GHNConfig) -> nnx.GraphDef[Network]:
     """The structure of a hypernetwork without allocating parameters; equal arguments give the same object."""
     return nnx.split(abstract_network(space, config), nnx.Param)[0]
 
 
-def abstract_network(space: SearchSpace[Any], config: GHNConfig) -> GHN:
+def abstract_network(space: SearchSpace[Any], config: GHNConfig) -> Network:
     """A hypernetwork whose parameters are shapes only."""
     return nnx.eval_shape(lambda: _network(config, space, nnx.Rngs(0)))
 
 
-def _network(config: GHNConfig, space: SearchSpace[Any], rngs: nnx.Rngs) -> GHN:
-    return (SMASHNet if config.network == "smash" else GHN)(config, space, rngs=rngs)
+def _network(config: GHNConfig, space: SearchSpace[Any], rngs: nnx.Rngs) -> Network:
+    return NETWORKS[config.network](config, space, rngs=rngs)
 
 
 def _initial_parameters(config: GHNConfig, space: SearchSpace[Any], key: Array) -> Parameters:
@@ -183,16 +191,16 @@ _compiled_initial_parameters = jax.jit(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _generate(definition: nnx.GraphDef[GHN], parameters: Parameters, inputs: GraphInputs) -> WeightArrays:
+def _generate(definition: nnx.GraphDef[Network], parameters: Parameters, inputs: GraphInputs) -> WeightArrays:
     return nnx.merge(definition, parameters)(inputs)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _generate_many(definition: nnx.GraphDef[GHN], parameters: Parameters, inputs: GraphInputs) -> dict[str, Array]:
+def _generate_many(definition: nnx.GraphDef[Network], parameters: Parameters, inputs: GraphInputs) -> dict[str, Array]:
     module = nnx.merge(definition, parameters)
     return jax.vmap(module)(inputs)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _embed(definition: nnx.GraphDef[GHN], parameters: Parameters, inputs: GraphInputs) -> Array:
+def _embed(definition: nnx.GraphDef[Network], parameters: Parameters, inputs: GraphInputs) -> Array:
     return jax.lax.map(nnx.merge(definition, parameters).embedding, inputs, batch_size=64)

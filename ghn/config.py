@@ -6,7 +6,7 @@ import dataclasses
 from typing import Literal
 
 CHOICES = {
-    "network": ("graph", "smash"),
+    "network": ("graph", "smash", "open"),
     "propagation": ("gatedgnn", "transformer", "rnn", "none"),
     "encoding": ("mip", "raw", "ghn2"),
     "decoder": ("tile", "chunks", "ghn2", "ghn3"),
@@ -23,7 +23,8 @@ class GHNConfig:
     hypernetworks are in `ghn.presets`.
     """
 
-    network: Literal["graph", "smash"] = "graph"  # reads the graph, or SMASH's encoding of memory banks
+    # Reads the graph, or SMASH's encoding of memory banks; "open": the graph, with a base for each op of traced models.
+    network: Literal["graph", "smash", "open"] = "graph"
     width: int = 32  # size D of a node's state
     message_width: int = 16  # hidden units of the message networks
     hidden: int = 64  # hidden units of the decoders ("ghn2", "ghn3": twice as many in the second layer of kernels)

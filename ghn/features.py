@@ -60,6 +60,18 @@ BOUNDS = {
     "position": Bounds(0, 1),
     "depth": Bounds(0, 1),  # level over the graph's deepest level
 }
+# Models of any kind have sizes beyond those of a space of image classifiers (`ghn.features.BOUNDS`).
+OPEN_BOUNDS = {
+    "channels_in": Bounds(1, 2**20, log=True),
+    "channels_out": Bounds(1, 2**20, log=True),
+    "kernel": Bounds(1, 1024, log=True),
+    "stride": Bounds(1, 64, log=True),
+    "groups": Bounds(1, 2**16, log=True),
+    "dilation": Bounds(1, 1024, log=True),
+    "size": Bounds(1, 2**16, log=True),
+    "position": Bounds(0, 1),
+    "depth": Bounds(0, 1),
+}
 FEATURES = (*ATTRIBUTES, "depth")
 PADDING_OP = 0  # id of an empty place; ops of the vocabulary start at 1
 
@@ -77,6 +89,7 @@ class GraphInputs(NamedTuple):
         noise: [Z] float32 of a standard normal distribution, for noise conditioning.
         task: int32, the row of the task's embedding.
         conditions: [C] float32 in [0, 1], the continuous conditions.
+        offsets: group name -> [S] int32, where each slot's leaf starts in the fixed noise; only open networks read it.
     """
 
     op_N: Array | NDArray[np.int32]
@@ -88,10 +101,16 @@ class GraphInputs(NamedTuple):
     noise: Array | NDArray[np.float32]
     task: Array | NDArray[np.int32] = np.zeros((), np.int32)
     conditions: Array | NDArray[np.float32] = np.zeros(0, np.float32)
+    offsets: Mapping[str, Array | NDArray[np.int32]] = {}
 
 
 def graph_inputs(
-    graph: ArchGraph, layout: Layout, vocabulary: Mapping[str, int], schedule: tuple[int, int], noise: int = 0
+    graph: ArchGraph,
+    layout: Layout,
+    vocabulary: Mapping[str, int],
+    schedule: tuple[int, int],
+    noise: int = 0,
+    bounds: Mapping[str, Bounds] = BOUNDS,
 ) -> GraphInputs:
     """Lays a graph out on its schedule's grid.
 
@@ -101,6 +120,7 @@ def graph_inputs(
         vocabulary: op name -> index.
         schedule: (L, W).
         noise: Z, the width of the noise that the hypernetwork takes; it is 0 until it is drawn.
+        bounds: of the attributes.
 
     Raises:
         ValueError: an op that the vocabulary lacks, an attribute outside its bounds, a graph larger than the schedule.
@@ -118,7 +138,7 @@ def graph_inputs(
     depth = graph.levels / max(int(graph.levels.max()), 1)
     features_NF = np.zeros((total, len(FEATURES)), np.float32)
     for column, name in enumerate(FEATURES):
-        features_NF[places, column] = BOUNDS[name].scale(name, depth if name == "depth" else graph.attributes[name])
+        features_NF[places, column] = bounds[name].scale(name, depth if name == "depth" else graph.attributes[name])
     distances_NN = np.zeros((total, total), np.uint8)
     distances_NN[np.ix_(places, places)] = graph.distances
     filled = occupancy(layout, graph)

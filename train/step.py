@@ -24,11 +24,10 @@ from numpy.typing import NDArray
 from architectures.layers import Layers
 from architectures.layout import WeightArrays
 from architectures.spaces import SearchSpace
-from ghn.api import Hypernetwork, Parameters
+from ghn.api import Hypernetwork, Network, Parameters
 from ghn.features import GraphInputs
-from ghn.hypernetwork import GHN
 
-Definition = nnx.GraphDef[GHN]
+Definition = nnx.GraphDef[Network]
 
 
 class Batch(NamedTuple):

@@ -13,9 +13,10 @@ import numpy as np
 from flax import nnx
 from safetensors.numpy import save_file
 
-from ghn.anymodel.hypernetwork import OpenGHN, OpenHypernetwork
+from ghn.anymodel.hypernetwork import OpenHypernetwork
 from ghn.config import GHNConfig
 from ghn.features import Bounds
+from ghn.open_network import OpenGHN
 
 KIND = "open"
 FORMAT = 1

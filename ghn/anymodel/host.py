@@ -19,6 +19,7 @@ from flax import nnx
 from numpy.typing import NDArray
 
 from architectures.graph import MAX_DISTANCE
+from ghn.open_network import LARGEST
 
 Floats = NDArray[np.float32]
 
@@ -56,11 +57,12 @@ class HostGHN:
             role: (_linear(getattr(module, role).hidden), _linear(getattr(module, role).output))
             for role in ("scale", "bias")
         }
+        self._size = _linear(module.size)
         self._base = {name: _array(base) for name, base in module.base.items()}
         self._noise = _array(module.noise)
 
     def states(self, op_N: NDArray[np.int32], features_NF: Floats, near: Sequence[NDArray[np.uint8]]) -> Floats:
-        """[N, D] states of constant norm after both sweeps.
+        """[N, D] what the decoders read: of constant norm, relative to the graph's mean, after both sweeps.
 
         Args:
             op_N: 1 + index in the vocabulary, 0 for an unknown op.
@@ -73,7 +75,8 @@ class HostGHN:
         total = len(states)
         before = [_reached(row) for row in near]
         states = self._sweep(states, before, range(total))
-        return _constant_norm(self._sweep(states, _reversed(before), range(total)[::-1]))
+        states = self._sweep(states, _reversed(before), range(total)[::-1])
+        return _constant_norm(states - states.mean(0) if self.module.config.centred else states)
 
     def _sweep(
         self,
@@ -127,6 +130,10 @@ class HostGHN:
         """[T] for a scale or a bias."""
         first, second = self._vectors[role]
         return _apply(second, _leaky(_apply(first, state_D[None])))[0]
+
+    def size(self, state_D: Floats) -> float:
+        """What the weights of a node are multiplied by."""
+        return float(np.exp(LARGEST * np.tanh(_apply(self._size, state_D)[0] / LARGEST)))
 
     def noise_gain(self, op: str) -> float:
         """How much of a kernel of this op is the fixed noise that tells its channels apart."""

@@ -2,7 +2,7 @@
 
 A hypernetwork of a space has a learned base for every slot. A model that nobody has seen has no slots; here
 
-    weights = scale * unit_rms(gain[op] * noise + base[op] + delta(node state)),
+    weights = scale * size(node state) * unit_rms(noise_gain[op] * noise + base[op] + delta(node state)),
 
 where base and delta are tiles, cut to smaller shapes and repeated with signs to larger ones, and the noise is a fixed
 bank that is read from a place that the node's surroundings in the graph decide. It makes all channels of a layer
@@ -17,7 +17,6 @@ import dataclasses
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from numpy.typing import NDArray
@@ -25,56 +24,12 @@ from numpy.typing import NDArray
 from architectures.graph import ArchGraph
 from architectures.trace import OPS
 from ghn.anymodel.host import HostGHN, ancestor_distances
-from ghn.api import Parameters
+from ghn.api import Hypernetwork, Parameters
 from ghn.config import GHNConfig
-from ghn.decoder import HeadDecoder, KernelDecoder, VectorDecoder
-from ghn.features import FEATURES, PADDING_OP, Bounds, NodeEncoder
-from ghn.propagation import GatedGNN
+from ghn.features import FEATURES, OPEN_BOUNDS, PADDING_OP, Bounds
+from ghn.open_network import OpenGHN
 
-KERNEL_OPS = ("conv", "conv_transpose", "dense", "embedding")
-OPEN_CONFIG = GHNConfig(width=32, message_width=16, hidden=32, tile=64, kernel_tile=7)
-
-# Models of any kind have sizes beyond those of a space of image classifiers (`ghn.features.BOUNDS`).
-OPEN_BOUNDS = {
-    "channels_in": Bounds(1, 2**20, log=True),
-    "channels_out": Bounds(1, 2**20, log=True),
-    "kernel": Bounds(1, 1024, log=True),
-    "stride": Bounds(1, 64, log=True),
-    "groups": Bounds(1, 2**16, log=True),
-    "dilation": Bounds(1, 1024, log=True),
-    "size": Bounds(1, 2**16, log=True),
-    "position": Bounds(0, 1),
-    "depth": Bounds(0, 1),
-}
-
-
-class OpenGHN(nnx.Module):
-    """The learned parts."""
-
-    def __init__(self, config: GHNConfig, vocabulary: tuple[str, ...], *, rngs: nnx.Rngs) -> None:
-        sizes = (config.width, config.hidden, config.tile)
-        self.kernel_ops = KERNEL_OPS
-        self.encoder = NodeEncoder(len(vocabulary), config.width, config.encoding, rngs=rngs)
-        self.propagation = GatedGNN(config.width, config.message_width, rngs=rngs)
-        self.kernel = KernelDecoder(*sizes, config.kernel_tile, config.delta_scale, rngs=rngs)
-        self.embedding = HeadDecoder(*sizes, config.delta_scale, rngs=rngs)
-        self.scale = VectorDecoder(*sizes, config.delta_scale**2, rngs=rngs)
-        self.bias = VectorDecoder(*sizes, config.delta_scale**3, rngs=rngs)
-        self.base = nnx.Dict(
-            {
-                name: nnx.Param(
-                    config.delta_scale
-                    * jax.random.normal(rngs.params(), (*_extent(name, config), config.tile, config.tile))
-                )
-                for name in KERNEL_OPS
-            }
-        )
-        self.noise = nnx.Param(jnp.ones(len(KERNEL_OPS), jnp.float32))
-
-
-def _extent(name: str, config: GHNConfig) -> tuple[int, int]:
-    """Kernel positions of an op's base."""
-    return (config.kernel_tile,) * 2 if name.startswith("conv") else (1, 1)
+OPEN_CONFIG = GHNConfig(network="open", width=32, message_width=16, hidden=32, tile=64, kernel_tile=7)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -104,19 +59,24 @@ class OpenHypernetwork:
         Raises:
             ValueError: a configuration with parts that open hypernetworks do not have.
         """
-        for field, only in (
-            ("propagation", "gatedgnn"),
-            ("encoding", "mip"),
-            ("decoder", "tile"),
-            ("network", "graph"),
-        ):
-            if getattr(config, field) != only:
-                raise ValueError(
-                    f"GHNConfig.{field}={getattr(config, field)!r}: an open hypernetwork has {only!r} only"
-                )
+        _check(config)
         # In one program: a dozen draws of their own would be compiled one by one.
         state = jax.jit(lambda: nnx.state(OpenGHN(config, vocabulary, rngs=nnx.Rngs(seed)), nnx.Param))()
         return cls(config, state, vocabulary)
+
+    @classmethod
+    def of(cls, trained: Hypernetwork) -> OpenHypernetwork:
+        """What was trained on a space, for any model.
+
+        Raises:
+            ValueError: not an open network, or one without the parts that prediction needs.
+        """
+        if trained.config.network != "open":
+            raise ValueError(
+                f"trained: GHNConfig.network={trained.config.network!r} knows its space alone; train network='open'"
+            )
+        _check(trained.config)
+        return cls(trained.config, trained.parameters, step=trained.step)
 
     @functools.cached_property
     def host(self) -> HostGHN:
@@ -134,6 +94,19 @@ class OpenHypernetwork:
     def parameter_count(self) -> int:
         """Number of scalar parameters of the hypernetwork itself."""
         return sum(leaf.size for leaf in jax.tree.leaves(self.parameters))
+
+
+def _check(config: GHNConfig) -> None:
+    """Raises ValueError for parts that prediction on the host has not."""
+    for field, only in (
+        ("propagation", "gatedgnn"),
+        ("encoding", "mip"),
+        ("decoder", "tile"),
+        ("network", "open"),
+        ("delta", True),
+    ):
+        if getattr(config, field) != only:
+            raise ValueError(f"GHNConfig.{field}={getattr(config, field)!r}: an open hypernetwork has {only!r} only")
 
 
 def node_inputs(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from architectures.graph import ArchGraph, Parameter
-from ghn.anymodel.emission import bank_offset, empty_aligned, node_colours, write_matrix, write_vector
+from ghn.anymodel.emission import empty_aligned, write_matrix, write_vector
 from ghn.anymodel.hypernetwork import OpenHypernetwork
 from ghn.anymodel.initialiser import Initialiser, Moments, rule, snapped
 from ghn.anymodel.report import LeafReport, Report, Source
+from ghn.noise import leaf_offsets
 
 LARGE_BIAS = 0.3  # root mean square of an initial bias beyond which it means something (a gate's, a time step's)
 
@@ -73,7 +74,6 @@ def predict_leaves(
         raise ValueError(f"graph: {read_from.nodes} nodes, the model's own has {graph.nodes}; shuffle that one instead")
     read = graph if read_from is None else read_from
     states, unknown = hypernetwork.states(read)
-    colours = node_colours(read)
     after_states = time.process_time()
     rows = rows_by_leaf(graph, leaves)
     decisions = [[_decide(graph, row, unknown, initialiser.moments(i)) for row in own] for i, own in enumerate(rows)]
@@ -81,18 +81,15 @@ def predict_leaves(
         refuse_fallbacks(rows, decisions)
     wanted = [i for i, own in enumerate(decisions) if not all(decision.predicted for decision in own)]
     values = initialiser.values(wanted)
-    ordinals: dict[tuple[int, str], int] = defaultdict(int)
+    offsets = iter(leaf_offsets(read, itertools.chain.from_iterable(rows)))
     arrays = []
     for i, (leaf, own) in enumerate(zip(leaves, rows, strict=True)):
         out = empty_aligned(tuple(leaf.shape), np.dtype(leaf.dtype))
         for row, decision in zip(own, decisions[i], strict=True):
-            part = out[row.part] if row.part else out
+            part, offset = out[row.part] if row.part else out, next(offsets)
             if not decision.predicted:
                 part[...] = values[i][row.part] if i in values else neutral(graph, row)
                 continue
-            ordinal = ordinals[row.node, row.leaf.role]
-            ordinals[row.node, row.leaf.role] += 1
-            offset = bank_offset(colours[row.node], row.leaf.role, ordinal)
             _emit(hypernetwork, graph, row, decision, states[row.node], offset, part)
         arrays.append(out)
     end = time.process_time()
@@ -187,9 +184,10 @@ def _emit(
         tile = host.kernel_tile(op, state_D, *row.leaf.shape[:2])
     gain = host.noise_gain(op)
     if hypernetwork.config.normalise:
-        rms = float(np.sqrt(gain**2 + np.mean(np.square(tile))))
+        used = tile[..., : row.leaf.shape[-2], : row.leaf.shape[-1]]
+        rms = float(np.sqrt(gain**2 + np.mean(np.square(used))))
         tile, gain = tile / np.float32(rms), gain / rms
-    write_matrix(out, row, tile, gain, decision.scale, offset)
+    write_matrix(out, row, tile, gain, decision.scale * host.size(state_D), offset)
 
 
 def make_report(

@@ -28,9 +28,9 @@ from architectures.spaces import SearchSpace
 from architectures.switch import cut_slices
 from ghn.api import Hypernetwork, Parameters
 from ghn.features import GraphInputs, stack_inputs
-from ghn.hypernetwork import GHN
 from train.continual.config import RegulariserConfig
 from train.continual.heads import Heads
+from train.step import Definition
 
 
 class Pool(NamedTuple):
@@ -122,7 +122,7 @@ class Regulariser(NamedTuple):
         architectures: P of the pool.
     """
 
-    definition: nnx.GraphDef[GHN]
+    definition: Definition
     space: SearchSpace[Any]
     config: RegulariserConfig
     heads: Heads
