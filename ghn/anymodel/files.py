@@ -22,7 +22,7 @@ KIND = "open"
 FORMAT = 1
 
 
-def save_open(hypernetwork: OpenHypernetwork, path: Path) -> None:
+def save_open(hypernetwork: OpenHypernetwork, path: Path, dtype: str = "float32") -> None:
     """Writes one safetensors file with configuration, vocabulary and bounds; it appears complete or not at all."""
     description = {
         "kind": KIND,
@@ -33,7 +33,7 @@ def save_open(hypernetwork: OpenHypernetwork, path: Path) -> None:
         "step": hypernetwork.step,
     }
     flat = nnx.to_flat_state(hypernetwork.parameters)
-    tensors = {"/".join(map(str, key)): np.asarray(leaf.get_value()) for key, leaf in flat}
+    tensors = {"/".join(map(str, key)): np.asarray(leaf.get_value()).astype(dtype) for key, leaf in flat}
     temporary = path.with_suffix(".partial")
     save_file(tensors, temporary, {"description": json.dumps(description)})
     temporary.replace(path)
@@ -54,6 +54,6 @@ def restored(where: str, description: Mapping[str, Any], tensors: Mapping[str, n
         name = "/".join(map(str, key))
         if name not in tensors or tensors[name].shape != leaf.shape:
             raise ValueError(f"{where}: tensor {name} of shape {leaf.shape} is missing; it was made by another version")
-        leaves.append((key, leaf.replace(jnp.asarray(tensors[name]))))
+        leaves.append((key, leaf.replace(jnp.asarray(tensors[name], jnp.float32))))
     bounds = {name: Bounds(**values) for name, values in description["bounds"].items()}
     return OpenHypernetwork(config, nnx.from_flat_state(leaves), vocabulary, bounds, description["step"])

@@ -57,7 +57,8 @@ def predict(
     Args:
         model: the module; an NNX module may be abstract (`nnx.eval_shape`).
         inputs: what it is called with: arrays or `jax.ShapeDtypeStruct`s.
-        hypernetwork: that predicts; None takes the package's (see `default_hypernetwork`).
+        hypernetwork: that predicts; None takes one of the package's: "demo" for networks of its
+            space, "default" for all others.
         rng: key for leaves that come from a Linen module's initialiser.
         strict: raise where a leaf is not predicted.
         graph: read the weights from this graph instead of the model's own (a control: it should cost accuracy).
@@ -92,7 +93,8 @@ def predict_params(
         apply: a pure function, in evaluation mode.
         params: pytree of arrays, which serve as the model's initialiser, or of `jax.ShapeDtypeStruct`s.
         inputs: arrays or `jax.ShapeDtypeStruct`s.
-        hypernetwork: that predicts; None takes the package's (see `default_hypernetwork`).
+        hypernetwork: that predicts; None takes one of the package's: "demo" for networks of its
+            space, "default" for all others.
         strict: raise where a leaf is not predicted.
         state: what is neither parameter nor data (running statistics, masks); `apply` then is `apply(params, state,
             *inputs)`.

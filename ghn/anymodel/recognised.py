@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from architectures.graph import ArchGraph, Parameter
+from architectures.spaces import SearchSpace
 from architectures.spaces.recognise import NotRecognisedError, recognise
 from architectures.switch import cut
 from ghn.anymodel.emission import empty_aligned
@@ -39,7 +40,8 @@ def predict_graph(
     """All leaves of a traced model.
 
     Args:
-        hypernetwork: that predicts; None takes the package's.
+        hypernetwork: that predicts; None takes one of the package's: for networks of its space the one that knows
+            them ("demo"), for all others the open one ("default"). The report names it.
         graph: of the model.
         leaves: arrays or shapes, in the order of `graph`'s parameters.
         initialiser: of the model.
@@ -49,16 +51,26 @@ def predict_graph(
     Raises:
         ValueError: `strict`, and a leaf is not predicted; or `read_from` cannot stand in for `graph`.
     """
-    hypernetwork = packaged() if hypernetwork is None else hypernetwork
+    if hypernetwork is None:
+        of_space = packaged("demo")
+        hypernetwork = of_space if _is_of(of_space.space, graph) else packaged("default")
     if isinstance(hypernetwork, OpenHypernetwork):
         return predict_leaves(hypernetwork, graph, leaves, initialiser, strict, read_from)
     return _predict_space(hypernetwork, graph, leaves, initialiser, strict, read_from)
 
 
 @functools.cache
-def packaged() -> Hypernetwork:
-    """The trained hypernetwork inside the package. It knows the networks of its space and nothing else."""
-    return load("demo")
+def packaged(name: str) -> Any:
+    """A trained hypernetwork inside the package."""
+    return load(name)
+
+
+def _is_of(space: SearchSpace[Any], graph: ArchGraph) -> bool:
+    try:
+        recognise(space, graph)
+    except NotRecognisedError:
+        return False
+    return True
 
 
 def _predict_space(
