@@ -20,6 +20,9 @@ from eval.proxies.command import ProxiesConfig
 from eval.proxies.command import proxies as run_proxies
 from eval.rank import RankConfig
 from eval.rank import rank as run_rank
+from eval.search.command import run_search
+from eval.search.config import SearchConfig
+from eval.search.driver import Budget
 from eval.truth_report import TruthConfig
 from eval.truth_report import ground_truth as run_ground_truth
 from train.cli import run_command
@@ -35,6 +38,25 @@ def rank(config: Annotated[RankConfig, tyro.conf.arg(name="")], out: Path = Path
         out: folder for tables and plots.
     """
     run_rank(config, out, console)
+
+
+def search(
+    config: Annotated[SearchConfig, tyro.conf.arg(name="")],
+    out: Path = Path("runs/search"),
+    budget_evaluations: int | None = None,
+    budget_seconds: float | None = None,
+    resume: bool = True,
+) -> None:
+    """Search for good architectures; run again, in as many processes as you like, to continue.
+
+    Args:
+        config: what to search, by which score, how.
+        out: folder of the search.
+        budget_evaluations: architectures to score, earlier starts included.
+        budget_seconds: of search, earlier starts and other processes included.
+        resume: go on with what the folder holds.
+    """
+    run_search(config, out, Budget(budget_evaluations, budget_seconds), console, resume)
 
 
 def proxies(config: Annotated[ProxiesConfig, tyro.conf.arg(name="")], out: Path = Path("runs/proxies.csv")) -> None:
@@ -106,6 +128,7 @@ def main() -> None:
     """The console script."""
     commands: dict[str, Callable[..., None]] = {
         "rank": rank,
+        "search": search,
         "report": report,
         "ground-truth": ground_truth,
         "proxies": proxies,

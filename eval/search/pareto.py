@@ -5,6 +5,8 @@ Shape letters: A points, M objectives.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -17,8 +19,8 @@ def front_numbers(gains_AM: ArrayLike) -> NDArray[np.intp]:
     Deb et al. 2002, section III A. Equal points lie in the same front; nan counts as the worst.
     """
     gains = _worst_last(gains_AM)
-    at_least = (gains[:, None] >= gains[None]).all(-1)
-    dominates = at_least & (gains[:, None] > gains[None]).any(-1)
+    above: Any = np.greater(gains[:, None], gains[None])
+    dominates: Any = ~above.transpose(1, 0, 2).any(-1) & above.any(-1)  # nowhere below, somewhere above
     numbers = np.full(len(gains), -1)
     for number in range(len(gains)):
         left = numbers < 0

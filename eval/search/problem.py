@@ -43,9 +43,7 @@ class Constraints:
 
     def met(self, costs: Costs) -> bool:
         """Whether the costs are within every bound."""
-        return all(
-            bound is None or cost <= bound for bound, cost in zip(dataclasses.astuple(self), costs, strict=True)
-        )
+        return all(bound is None or cost <= bound for bound, cost in zip(dataclasses.astuple(self), costs, strict=True))
 
     def __str__(self) -> str:
         bounds = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

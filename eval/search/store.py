@@ -84,7 +84,9 @@ class SearchStore:
             database.execute("INSERT OR IGNORE INTO scorer VALUES (1, ?)", (scorer,))
             (recorded,) = database.execute("SELECT name FROM scorer").fetchone()
         if recorded != scorer:
-            raise DatabaseError(f"{path}: holds scores of {recorded}, this search scores by {scorer}; choose another --out")
+            raise DatabaseError(
+                f"{path}: holds scores of {recorded}, this search scores by {scorer}; choose another --out"
+            )
 
     def begin(self, ask: Callable[[list[Row], int], list[Proposal]], count: int) -> list[Job]:
         """Leases up to `count` proposals: those of dead processes first, else new ones.
@@ -174,9 +176,7 @@ class SearchStore:
             )
         return jobs
 
-    def _insert(
-        self, database: sqlite3.Connection, proposals: Sequence[Proposal], first: int, now: float
-    ) -> list[Job]:
+    def _insert(self, database: sqlite3.Connection, proposals: Sequence[Proposal], first: int, now: float) -> list[Job]:
         """New rows; those whose class is there already are repeats, and no jobs."""
         jobs = []
         for index, proposal in enumerate(proposals, start=first):

@@ -19,9 +19,7 @@ class EvolutionConfig:
 
     def __post_init__(self) -> None:
         if not 1 <= self.tournament <= self.population:
-            raise ValueError(
-                f"EvolutionConfig.tournament={self.tournament}: must be 1 to population={self.population}"
-            )
+            raise ValueError(f"EvolutionConfig.tournament={self.tournament}: must be 1 to population={self.population}")
 
 
 class RegularisedEvolution(Algorithm):

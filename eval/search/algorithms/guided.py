@@ -31,12 +31,15 @@ REFIT = 1.2  # scales of the process are fitted anew when there are so many time
 class GuidedConfig:
     """How labels are spent."""
 
-    initial: int = 8  # drawn from the best by the prior, before anything is fitted
-    best: int = 60  # how many of the pool count as the best by the prior
+    initial: int = 10  # drawn from the best by the prior, before anything is fitted
+    best: int = 20  # how many of the pool count as the best by the prior then
+    reach: int = 10  # later: so many times the number of labels
 
     def __post_init__(self) -> None:
         if self.initial < 3 or self.best < self.initial:
             raise ValueError(f"GuidedConfig.initial={self.initial}, best={self.best}: at least 3, and best no fewer")
+        if self.reach < 2:
+            raise ValueError(f"GuidedConfig.reach={self.reach}: must be at least 2")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -75,7 +78,8 @@ class GuidedSearch(Algorithm):
             raise ValueError(f"pool: none of {len(guide.pool)} architectures meets the constraints; loosen them")
         self._config = config
         self._pool = [guide.pool[row] for row in rows]
-        self._prior_A, self._features_AF = guide.prior_A[rows], guide.features_AF[rows]
+        self._features_AF = guide.features_AF[rows]
+        self._order = np.argsort(-guide.prior_A[rows], kind="stable")  # rows of the pool, the best by the prior first
         self._row = {problem.key(architecture): row for row, architecture in enumerate(self._pool)}
         self._labels: dict[int, float] = {}
         self._gains_A: Floats | None = None  # of the labels so far
@@ -87,10 +91,11 @@ class GuidedSearch(Algorithm):
         if not free.any():
             return None
         if index < self._config.initial or len(self._labels) < 3:
-            best = [row for row in np.argsort(-self._prior_A, kind="stable") if free[row]][: self._config.best]
+            best = [row for row in self._order[: self._config.best] if free[row]] or np.flatnonzero(free).tolist()
             return Proposal(self._pool[best[int(self.rng(index).integers(len(best)))]])
-        expected = np.where(free, self._expected(), -np.inf)
-        return Proposal(self._pool[int(np.argmax(expected))])
+        near = self._order[: max(self._config.best, self._config.reach * len(self._labels))]
+        open_ = [row for row in near if free[row]] or np.flatnonzero(free).tolist()
+        return Proposal(self._pool[max(open_, key=lambda row: self._expected()[row])])
 
     def tell(self, evaluation: Evaluation) -> None:
         """One more label; failed evaluations count as the worst seen."""

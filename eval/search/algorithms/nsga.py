@@ -72,8 +72,6 @@ class NSGA(Algorithm):
         for number in set(numbers.tolist()):
             rows = np.flatnonzero(numbers == number)
             distance[rows] = crowding(values[rows])
-        self._order = {
-            e.index: (float(n), -float(d)) for e, n, d in zip(everyone, numbers, distance, strict=True)
-        }
+        self._order = {e.index: (float(n), -float(d)) for e, n, d in zip(everyone, numbers, distance, strict=True)}
         everyone.sort(key=lambda e: (*self._order[e.index], e.index))
         self._alive, self._new = everyone[: self._config.population], []
