@@ -23,6 +23,8 @@ from eval.rank import rank as run_rank
 from eval.search.command import run_search
 from eval.search.config import SearchConfig
 from eval.search.driver import Budget
+from eval.search.retrain_command import RetrainConfig
+from eval.search.retrain_command import retrain as run_retrain
 from eval.truth_report import TruthConfig
 from eval.truth_report import ground_truth as run_ground_truth
 from train.cli import run_command
@@ -57,6 +59,16 @@ def search(
         resume: go on with what the folder holds.
     """
     run_search(config, out, Budget(budget_evaluations, budget_seconds), console, resume)
+
+
+def retrain(config: Annotated[RetrainConfig, tyro.conf.arg(name="")], out: Path = Path("runs/search")) -> None:
+    """Train the best of a search from scratch, against random architectures of the same size; run again to continue.
+
+    Args:
+        config: what to train.
+        out: folder of the search.
+    """
+    run_retrain(config, out, console)
 
 
 def proxies(config: Annotated[ProxiesConfig, tyro.conf.arg(name="")], out: Path = Path("runs/proxies.csv")) -> None:
@@ -129,6 +141,7 @@ def main() -> None:
     commands: dict[str, Callable[..., None]] = {
         "rank": rank,
         "search": search,
+        "retrain": retrain,
         "report": report,
         "ground-truth": ground_truth,
         "proxies": proxies,

@@ -72,7 +72,7 @@ def write_page(folder: Path, problem: Problem | None = None) -> Path:
 
 def command_line(architecture: str) -> str:
     """Trains an architecture from scratch."""
-    return f"ghn-eval retrain --architectures {shlex.quote(architecture)}"
+    return f"ghn-eval retrain --random 0 --architectures {shlex.quote(architecture)}"
 
 
 def _lead(values: Mapping[str, Any]) -> str:

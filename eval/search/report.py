@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from architectures.spaces import settings
 from eval.ground_truth import GroundTruth
 from eval.report import write_json
 from eval.search.config import SearchConfig
@@ -172,6 +173,7 @@ def write_result(result: Result, out: Path) -> None:
     values = {
         "about": {
             "space": result.problem.describe(),
+            "settings": settings(space),
             "scorer": result.config.scorer,
             "algorithm": result.config.algorithm,
             "objective": list(result.config.objective),

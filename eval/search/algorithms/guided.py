@@ -31,7 +31,7 @@ REFIT = 1.2  # scales of the process are fitted anew when there are so many time
 class GuidedConfig:
     """How labels are spent."""
 
-    initial: int = 10  # drawn from the best by the prior, before anything is fitted
+    initial: int = 5  # drawn from the best by the prior, before anything is fitted
     best: int = 20  # how many of the pool count as the best by the prior then
     reach: int = 10  # later: so many times the number of labels
 
@@ -82,8 +82,8 @@ class GuidedSearch(Algorithm):
         self._order = np.argsort(-guide.prior_A[rows], kind="stable")  # rows of the pool, the best by the prior first
         self._row = {problem.key(architecture): row for row, architecture in enumerate(self._pool)}
         self._labels: dict[int, float] = {}
-        self._gains_A: Floats | None = None  # of the labels so far
-        self._kernel: tuple[int, Any] = (0, None)  # labels that the scales were fitted on, and the fitted model
+        self._current: _Fitted | None = None  # on the labels so far
+        self._scales: tuple[int, Any] = (0, None)  # labels that the scales were fitted on, and the fitted model
 
     def propose(self, index: int, taken: set[tuple[str, int]]) -> Proposal | None:
         """By the prior, then by expected improvement; None when the pool is used up."""
@@ -95,7 +95,7 @@ class GuidedSearch(Algorithm):
             return Proposal(self._pool[best[int(self.rng(index).integers(len(best)))]])
         near = self._order[: max(self._config.best, self._config.reach * len(self._labels))]
         open_ = [row for row in near if free[row]] or np.flatnonzero(free).tolist()
-        return Proposal(self._pool[max(open_, key=lambda row: self._expected()[row])])
+        return Proposal(self._pool[open_[int(np.argmax(self._expected(open_)))]])
 
     def tell(self, evaluation: Evaluation) -> None:
         """One more label; failed evaluations count as the worst seen."""
@@ -103,29 +103,39 @@ class GuidedSearch(Algorithm):
         if row is not None:
             worst = min((v for v in self._labels.values()), default=0.0)
             self._labels[row] = evaluation.score if np.isfinite(evaluation.score) else worst
-            self._gains_A = None
+            self._current = None
 
-    def _expected(self) -> Floats:
-        """[A] logarithms of expected improvements on the best label, labels being their ranks."""
-        if self._gains_A is None:
-            mean_A, deviation_A = self._predicted()
-            z_A = (mean_A - 1.0) / deviation_A
-            improvement_A = deviation_A * (z_A * stats.norm.cdf(z_A) + stats.norm.pdf(z_A))
-            self._gains_A = np.log(np.maximum(improvement_A, 1e-300))
-        return self._gains_A
+    def _expected(self, rows: list[int]) -> Floats:
+        """Logarithms of the improvements expected of some rows on the best label, labels being their ranks."""
+        mean, deviation = self._model().predict_moments(self._features_AF[rows])
+        z = (mean - 1.0) / deviation
+        return np.asarray(np.log(np.maximum(deviation * (z * stats.norm.cdf(z) + stats.norm.pdf(z)), 1e-300)))
 
-    def _predicted(self) -> tuple[Floats, Floats]:
-        """Means and deviations [A]; scales of the process are fitted at fixed numbers of labels only."""
-        rows, label_L = list(self._labels), np.array(list(self._labels.values()))
-        count = fitting_point(len(rows))
-        if self._kernel[0] != count:
-            first = self._features_AF[rows[:count]], stats.rankdata(label_L[:count]) / count
-            self._kernel = (count, fitted("gp", *first, self.seed))
-        whole = self._kernel[1]
-        model = clone(whole)
-        model[-1].set_params(kernel=whole[-1].kernel_, optimizer=None)
-        model.fit(self._features_AF[rows], stats.rankdata(label_L) / len(rows))
-        mean, deviation = model[-1].predict(model[0].transform(self._features_AF), return_std=True)
+    def _model(self) -> _Fitted:
+        """Fitted on all labels; scales of the process are fitted at fixed numbers of labels only."""
+        if self._current is None:
+            rows, label_L = list(self._labels), np.array(list(self._labels.values()))
+            count = fitting_point(len(rows))
+            if self._scales[0] != count:
+                first = self._features_AF[rows[:count]], stats.rankdata(label_L[:count]) / count
+                self._scales = (count, fitted("gp", *first, self.seed))
+            whole = self._scales[1]
+            model = clone(whole)
+            model[-1].set_params(kernel=whole[-1].kernel_, optimizer=None)
+            model.fit(self._features_AF[rows], stats.rankdata(label_L) / len(rows))
+            self._current = _Fitted(model)
+        return self._current
+
+
+class _Fitted:
+    """A scaler and a Gaussian process."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def predict_moments(self, features_AF: Floats) -> tuple[Floats, Floats]:
+        """Means and deviations [A]."""
+        mean, deviation = self._model[-1].predict(self._model[0].transform(features_AF), return_std=True)
         return np.asarray(mean), np.maximum(np.asarray(deviation), 1e-9)
 
 
