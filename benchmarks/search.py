@@ -331,7 +331,8 @@ def main(options: Options) -> None:
         told = "no run folder, so its training is not in it" if training is None else f"{training:.0f} s of it training"
         notes.append(
             f"Scoring {ISOMORPHISM_CLASSES:,} classes on {options.images} images of each of two splits: "
-            f"{results['scored_all_s']:.0f} s ({told}); training 40 from scratch once each: {results['train_40_s']:.0f} s."
+            f"{results['scored_all_s']:.0f} s ({told}); training 40 from scratch once: "
+            f"{results['train_40_s']:.0f} s."
         )
     header = ["algorithm", *(f"after {q}" for q in QUERIES)]
     finish("search", results, header, rows, notes, options.seeds, options.out)

@@ -23,6 +23,10 @@ from eval.rank import rank as run_rank
 from eval.search.command import run_search
 from eval.search.config import SearchConfig
 from eval.search.driver import Budget
+from eval.search.edf_command import SpacesConfig
+from eval.search.edf_command import spaces as run_spaces
+from eval.search.ensemble_command import EnsemblesConfig
+from eval.search.ensemble_command import ensemble as run_ensemble
 from eval.search.retrain_command import RetrainConfig
 from eval.search.retrain_command import retrain as run_retrain
 from eval.truth_report import TruthConfig
@@ -69,6 +73,26 @@ def retrain(config: Annotated[RetrainConfig, tyro.conf.arg(name="")], out: Path 
         out: folder of the search.
     """
     run_retrain(config, out, console)
+
+
+def ensemble(config: Annotated[EnsemblesConfig, tyro.conf.arg(name="")], out: Path = Path("runs/search")) -> None:
+    """Choose architectures of a search whose predictions with generated weights are best together.
+
+    Args:
+        config: how many of how many.
+        out: folder of the search.
+    """
+    run_ensemble(config, out, console)
+
+
+def spaces(config: Annotated[SpacesConfig, tyro.conf.arg(name="")], out: Path = Path("runs/spaces")) -> None:
+    """Compare parts of a space by the distribution of scores with generated weights.
+
+    Args:
+        config: which parts.
+        out: folder for the report.
+    """
+    run_spaces(config, out, console)
 
 
 def proxies(config: Annotated[ProxiesConfig, tyro.conf.arg(name="")], out: Path = Path("runs/proxies.csv")) -> None:
@@ -142,6 +166,8 @@ def main() -> None:
         "rank": rank,
         "search": search,
         "retrain": retrain,
+        "ensemble": ensemble,
+        "spaces": spaces,
         "report": report,
         "ground-truth": ground_truth,
         "proxies": proxies,

@@ -46,6 +46,15 @@ def table(head: Sequence[str], rows: Sequence[str]) -> str:
     return f"<div class=scroll><table><thead><tr>{cells}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
 
 
+def text_table(rows: Sequence[Sequence[str]]) -> str:
+    """A table of plain texts; the first row is the header, the first column names rows."""
+    body = []
+    for name, *cells in rows[1:]:
+        told = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
+        body.append(f"<tr><th scope=row>{html.escape(name)}</th>{told}</tr>")
+    return table(rows[0], body)
+
+
 def facts(values: Mapping[str, str]) -> str:
     """Names with their values, side by side."""
     cells = (f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd></div>" for name, text in values.items())

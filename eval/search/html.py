@@ -218,7 +218,7 @@ def _share(row: Mapping[str, Any], top: float) -> str:
 
 def _retrained(values: Mapping[str, Any]) -> str:
     rows = [
-        f"<tr><th scope=row>{html.escape(name)}</th><td>{pages.number(own, 100)}</td></tr>"
-        for name, own in values["accuracy"].items()
+        ["group", "test accuracy, %"],
+        *([name, pages.number(own, 100)] for name, own in values["accuracy"].items()),
     ]
-    return pages.section("Retrained", pages.table(["group", "test accuracy, %"], rows), values["verdict"])
+    return pages.section("Retrained", pages.text_table(rows), values["verdict"])

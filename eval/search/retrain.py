@@ -29,7 +29,7 @@ from train.target_table import TargetTable
 
 Floats = NDArray[np.float64]
 WIDEN = 1.05  # the parameter band goes so far beyond the smallest and the largest found
-DRAWS = 100_000  # random architectures looked at for the band
+DRAWS = 20_000  # random architectures looked at for the band
 
 
 @dataclasses.dataclass(frozen=True)

@@ -70,7 +70,7 @@ def retrain(config: RetrainConfig, out: Path, console: Console) -> Compared | No
     if generated is not None:
         more["from_generated"] = float(generated.mean())
     (out / "retrained.json").write_text(as_json(compared, **more))
-    if (out / "search.json").exists():
+    if (out / "evaluations.csv").exists():
         write_page(out, problem)
     console.print(compared.verdict, highlight=False)
     return compared

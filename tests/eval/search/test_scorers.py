@@ -51,8 +51,9 @@ def test_generated_weights_at_no_steps_then_trained_from_them(hypernetwork: Hype
     np.testing.assert_allclose(scorer(CELLS, 0), -expected.train_loss)
     started = TrainingScorer(SPACE, splits, TUNE, 3, "generated", hypernetwork)
     whole = HypernetworkScorer(hypernetwork, splits, dataclasses.replace(SCORE, images=24))
+    tuner = whole._finetuner = started._tuner  # one compiled program is enough
     np.testing.assert_allclose(whole(CELLS[:2], 3), started(CELLS[:2], 0), rtol=1e-5)
-    tuner = started._tuner
+    assert whole._tuner[0] is splits.train and len(whole._tuner[1].labels) == 24 and whole._tuner[2] == TUNE
     glance = tuner(CELLS[0], hypernetwork(SPACE.graph(CELLS[0])).arrays, 3)
     assert started(CELLS[:1], 0) == [-glance.score_loss]
     fresh = copy.copy(started)  # with the compiled program
