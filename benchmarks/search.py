@@ -39,6 +39,7 @@ from eval.rank import load_matching, training_seconds
 from eval.scoring import ScoreConfig, Scorer
 from eval.search.algorithms import (
     Algorithm,
+    EvolutionConfig,
     Guide,
     GuidedConfig,
     GuidedSearch,
@@ -161,6 +162,9 @@ def makers(problem: Problem, truth: GroundTruth, scores: Sequence[Floats]) -> di
         "random": lambda seed: RandomSearch(problem, seed),
         "local search": lambda seed: LocalSearch(problem, seed),
         "regularised evolution": lambda seed: RegularisedEvolution(problem, seed),
+        "regularised evolution, population 20": lambda seed: RegularisedEvolution(
+            problem, seed, EvolutionConfig(population=20, tournament=5)
+        ),
         **{f"screened, {name}": screened(*kind) for name, kind in kinds.items()},
         **{f"guided, {name}": guided(*kind) for name, kind in kinds.items()},
     }
@@ -200,8 +204,8 @@ def regrets(maker: Maker, problem: Problem, seeds: int, queries: int) -> Floats:
     return left
 
 
-def regret_part(options: Options) -> tuple[dict[str, Floats], str]:
-    """Regrets [seeds, queries] by algorithm, and what they are of."""
+def regret_part(options: Options) -> tuple[dict[str, Floats], int, str]:
+    """Regrets [seeds, queries] by algorithm; the number of classes; what they are of."""
     sources = hypernetworks_of(options)
     space = sources[0][0].space
     source, column = ("embedded", "test_accuracy") if options.table is None else (options.table, options.column)
@@ -220,7 +224,7 @@ def regret_part(options: Options) -> tuple[dict[str, Floats], str]:
         f"{len(truth.architectures):,} tabulated classes, scores by {len(sources)} hypernetwork(s): {kind}; the table: "
         f"{source if options.table is None else options.table.name}"
     )
-    return found, about
+    return found, len(truth.architectures), about
 
 
 # --------------------------------------------------------------------------------------------- (b) and (c), and main
@@ -275,6 +279,15 @@ def times_part(options: Options) -> dict[str, Any]:
     }
 
 
+def seconds_at(results: dict[str, Any], classes: int) -> dict[str, dict[str, float]]:
+    """Seconds until so many trained architectures, by algorithm."""
+    ahead = classes * results["score_one_s"] + (results["hypernetwork_training_s"] or 0.0)
+    return {
+        name: {str(q): q * results["train_one_s"] + ("generated" in name) * ahead for q in QUERIES}
+        for name in results["regret"]
+    }
+
+
 def plot(found: dict[str, Floats], path: Path) -> None:
     """Mean regret with the middle half of the seeds."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -300,9 +313,9 @@ def main(options: Options) -> None:
             options, seeds=min(options.seeds, 5), steps=300, found=2, random=4, trainings=1, evaluations=48
         )
     results: dict[str, Any] = {"regret": None, "seeds": options.seeds, "retrained": None}
-    rows, notes = [], []
+    rows, notes, classes = [], [], 0
     if "regret" not in options.skip:
-        found, about = regret_part(options)
+        found, classes, about = regret_part(options)
         results["regret"] = {
             name: {str(q): float(left[:, q - 1].mean()) for q in QUERIES} for name, left in found.items()
         }
@@ -333,6 +346,17 @@ def main(options: Options) -> None:
             f"Scoring {ISOMORPHISM_CLASSES:,} classes on {options.images} images of each of two splits: "
             f"{results['scored_all_s']:.0f} s ({told}); training 40 from scratch once: "
             f"{results['train_40_s']:.0f} s."
+        )
+    if results["regret"] and "times" not in options.skip:
+        results["seconds"] = seconds_at(results, classes)
+        notes.append(
+            "Seconds (a query is a training of this machine's protocol; scores of the table's classes and the training "
+            "of their hypernetwork are paid beforehand): "
+            + "; ".join(
+                f"{name} {own['20']:.0f} after 20, {own['200']:.0f} after 200"
+                for name, own in results["seconds"].items()
+            )
+            + "."
         )
     header = ["algorithm", *(f"after {q}" for q in QUERIES)]
     finish("search", results, header, rows, notes, options.seeds, options.out)
