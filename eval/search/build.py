@@ -24,6 +24,7 @@ from eval.search.algorithms import (
     SMASHSearch,
     SuccessiveHalving,
 )
+from eval.search.anytime import AnytimeScorer
 from eval.search.config import SearchConfig
 from eval.search.driver import SearchScorer
 from eval.search.features import Columns, Features, combined
@@ -115,6 +116,8 @@ def _scorer(
     assert hypernetwork is not None
     if config.scorer == "combined":
         return CombinedScorer(problem, hypernetwork, splits, score)
+    if config.scorer == "anytime":
+        return AnytimeScorer(hypernetwork, splits, score.images)
     if config.scorer == "calibrated":
         assert truth is not None
         return CalibratedScorer(problem, hypernetwork, splits, truth, config.labels, score)

@@ -22,7 +22,7 @@ from train.config import SpaceConfig
 from train.data import DataConfig
 from train.finetune import FinetuneConfig
 
-ScorerName = Literal["hypernetwork", "combined", "calibrated", "proxy", "training", "tabular"]
+ScorerName = Literal["hypernetwork", "combined", "calibrated", "anytime", "proxy", "training", "tabular"]
 AlgorithmName = Literal["random", "smash", "evolution", "local", "halving", "hyperband", "nsga", "guided"]
 FIDELITIES = ("halving", "hyperband")  # algorithms that ask for steps of training
 
@@ -33,7 +33,7 @@ class SearchConfig:
 
     space: Literal["nasbench201", "smash", "mlp"] | None = None  # None: that of the checkpoint, or nasbench201
     sizes: SpaceConfig = SpaceConfig()  # of the space, where no checkpoint decides them; `name` is that of --space
-    scorer: ScorerName = "hypernetwork"  # tabular: look accuracies up; training: some steps; proxy: untrained
+    scorer: ScorerName = "hypernetwork"  # anytime: early exits; tabular: looks accuracies up; training: some steps
     algorithm: AlgorithmName = "evolution"  # guided: labels by the scorer, chosen by what the checkpoint says
     objective: tuple[str, ...] = ("score",)  # with nsga, two or more of score, parameters, flops, latency_ms
     constraints: Constraints = Constraints()  # what an architecture may cost
@@ -86,4 +86,8 @@ class SearchConfig:
     def reads_checkpoint(self) -> bool:
         """Whether a hypernetwork takes part."""
         generated = self.scorer == "training" and self.start == "generated"
-        return self.scorer in ("hypernetwork", "combined", "calibrated") or generated or self.algorithm == "guided"
+        return (
+            self.scorer in ("hypernetwork", "combined", "calibrated", "anytime")
+            or generated
+            or self.algorithm == "guided"
+        )
