@@ -27,6 +27,7 @@ from eval.search.edf_command import SpacesConfig
 from eval.search.edf_command import spaces as run_spaces
 from eval.search.ensemble_command import EnsemblesConfig
 from eval.search.ensemble_command import ensemble as run_ensemble
+from eval.search.html import write_page
 from eval.search.retrain_command import RetrainConfig
 from eval.search.retrain_command import retrain as run_retrain
 from eval.truth_report import TruthConfig
@@ -116,11 +117,14 @@ def demo(config: Annotated[DemoConfig, tyro.conf.arg(name="")], out: Path = Path
 
 
 def report(folder: Annotated[Path, tyro.conf.Positional]) -> None:
-    """Write a finished ranking's HTML page and scatter plot anew, from the files that `rank` saved.
+    """Write the HTML page of a finished ranking (with its scatter plot) or search anew, from the files that it saved.
 
     Args:
-        folder: that `ghn-eval rank` wrote into.
+        folder: that `ghn-eval rank` or `ghn-eval search` wrote into.
     """
+    if (folder / "search.json").exists():
+        console.print(f"written to {write_page(folder)}")
+        return
     console.print(f"written to {write_html(folder)}")
     scatter(folder)
 

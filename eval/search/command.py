@@ -42,16 +42,14 @@ def run_search(config: SearchConfig, out: Path, budget: Budget, console: Console
     if not resume and database.exists():
         raise RunError(f"{out}: holds a search already; leave out --no-resume to go on, or choose another --out")
     parts = build_parts(config)
-    claim(
-        out, dataclasses.asdict(config), dataclasses.asdict(_defaults(config)), parts.splits.provenance, ("controls",)
-    )
+    claim(out, dataclasses.asdict(config), dataclasses.asdict(SearchConfig()), parts.splits.provenance, ("controls",))
     store = SearchStore(database, parts.problem, parts.scorer.id, config.seed)
     console.print(f"{parts.problem.describe()}\nscorer {parts.scorer.id}, algorithm {config.algorithm}")
     interrupted = False
     try:
         algorithm = build_algorithm(config, parts)
         with Display(store, budget, console) as display:
-            stopped = search(algorithm, parts.scorer, store, budget, config.batch, display.update)
+            stopped = search(algorithm, parts.scorer, store, budget, config.proposals, display.update)
         controls = _controls(config, parts, out, console)
     except KeyboardInterrupt:
         store.release()
@@ -63,11 +61,6 @@ def run_search(config: SearchConfig, out: Path, budget: Budget, console: Console
     return result
 
 
-def _defaults(config: SearchConfig) -> SearchConfig:
-    """A valid configuration with nothing chosen: what fields had before they were there."""
-    return dataclasses.replace(SearchConfig(), data=config.data)
-
-
 def _controls(config: SearchConfig, parts: Parts, out: Path, console: Console) -> list[Evaluation]:
     """Random architectures of the same problem, by the same score at its lowest fidelity."""
     if config.controls == 0 or config.algorithm == "random":
@@ -76,7 +69,7 @@ def _controls(config: SearchConfig, parts: Parts, out: Path, console: Console) -
     algorithm = RandomSearch(parts.problem, config.seed + 2**31)
     budget = Budget(evaluations=config.controls)
     with Display(store, budget, console, "random controls") as display:
-        search(algorithm, parts.scorer, store, budget, config.batch, display.update)
+        search(algorithm, parts.scorer, store, budget, config.proposals, display.update)
     return store.evaluations()[: config.controls]
 
 
@@ -85,7 +78,7 @@ def _report(result: Result, out: Path, console: Console) -> None:
         console.print("nothing was scored")
         return
     write_result(result, out)
-    page = write_page(out, result.problem)
+    page = write_page(out)
     console.print(rich_table(result_rows(result), "best found"))
     for line in summary_lines(result):
         console.print(line, highlight=False)

@@ -48,7 +48,7 @@ class SearchConfig:
     column: str = DEFAULT_COLUMN  # its accuracy column
     labels: int = 100  # of the scorer calibrated: trained architectures that it is fitted on
     pool: int = 500  # of the algorithm guided: architectures to choose from; a table's classes where there is one
-    batch: int = 16  # proposals that are made with the same knowledge
+    batch: int | None = None  # proposals that are made with the same knowledge; None: 16, for guided 1
     seed: int = 0  # of every proposal
     controls: int = 100  # random architectures that the result is held against; 0: none
     smash: SMASHConfig = SMASHConfig()
@@ -59,7 +59,9 @@ class SearchConfig:
     guided: GuidedConfig = GuidedConfig()
 
     def __post_init__(self) -> None:
-        for name, least in (("batch", 1), ("controls", 0), ("labels", 20), ("pool", 10), ("steps", 1)):
+        if self.proposals < 1:
+            raise ValueError(f"SearchConfig.batch={self.batch}: must be at least 1")
+        for name, least in (("controls", 0), ("labels", 20), ("pool", 10), ("steps", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"SearchConfig.{name}={getattr(self, name)}: must be at least {least}")
         for name in self.objective:
@@ -81,6 +83,13 @@ class SearchConfig:
             raise ValueError(
                 f"scorer {self.scorer}: give a table with --ground-truth, 'embedded' for the package's own"
             )
+
+    @property
+    def proposals(self) -> int:
+        """How many are made with the same knowledge."""
+        if self.batch is not None:
+            return self.batch
+        return 1 if self.algorithm == "guided" else 16
 
     @property
     def reads_checkpoint(self) -> bool:

@@ -15,11 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from architectures.spaces import SearchSpace, from_settings
 from eval import pages
 from eval.charts import Axis, Chart
-from eval.search.problem import Problem
+from train.metrics import write_whole
 
 DRAWN = 3  # of the winners
+DOTS = 2000  # at most, the best ones: pages stay small
+Rows = Mapping[int, Mapping[str, str]]  # of evaluations.csv, by number
 _CURVE_NOTE = (
     "The best score so far, in steps; dots are improvements. The rule is the best of as many random architectures as "
     "were drawn for comparison. Hover over a dot for the architecture and the command that trains it from scratch."
@@ -32,8 +35,8 @@ _MARGINALS_NOTE = (
 )
 
 
-def write_page(folder: Path, problem: Problem | None = None) -> Path:
-    """Writes report.html into a folder that `ghn-eval search` filled; with a problem, winners are drawn.
+def write_page(folder: Path) -> Path:
+    """Writes report.html into a folder that `ghn-eval search` filled; returns its path.
 
     Raises:
         ValueError: a folder without a finished report.
@@ -41,7 +44,7 @@ def write_page(folder: Path, problem: Problem | None = None) -> Path:
     try:
         values = json.loads((folder / "search.json").read_text())
         with (folder / "evaluations.csv").open(newline="") as file:
-            rows = list(csv.DictReader(file))
+            rows = {int(row["number"]): row for row in csv.DictReader(file)}
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder}: holds no finished search ({error}); make one with ghn-eval search") from error
     about = values["about"]
@@ -56,17 +59,16 @@ def write_page(folder: Path, problem: Problem | None = None) -> Path:
         pages.section("Best score against seconds", _figure(_curve(values, rows, "seconds"))),
         *_regret(values, rows),
     ]
-    if len({row["parameters"] for row in rows}) > 1:
+    if len({row["parameters"] for row in rows.values()}) > 1:
         parts.append(pages.section("Score against parameters", _figure(_scatter(values, rows)), _SCATTER_NOTE))
-    if problem is not None:
-        parts.append(pages.section("The winners", _drawings(problem, values["best"]), _DRAWN_NOTE))
+    parts.append(pages.section("The winners", _drawings(from_settings(about["settings"]), values["best"]), _DRAWN_NOTE))
     if values["marginals"]:
         parts.append(pages.section("What the good ones share", _marginals_table(values), _MARGINALS_NOTE))
     if (folder / "retrained.json").exists():
         parts.append(_retrained(json.loads((folder / "retrained.json").read_text())))
     parts.append(pages.section("Small print", pages.notes(values["notes"])))
     path = folder / "report.html"
-    path.write_text(pages.page("Search report", parts), encoding="utf-8")
+    write_whole(path, pages.page("Search report", parts))
     return path
 
 
@@ -126,7 +128,7 @@ def _hover(row: Mapping[str, str]) -> str:
     return f"{row['architecture']}\nscore {float(row['score']):.4f}\n{command_line(row['architecture'])}"
 
 
-def _curve(values: Mapping[str, Any], rows: Sequence[Mapping[str, str]], against: str) -> Chart:
+def _curve(values: Mapping[str, Any], rows: Rows, against: str) -> Chart:
     points = values["curve"]
     end = values["evaluations"] if against == "count" else values["seconds"]
     place = 0 if against == "count" else 1
@@ -146,7 +148,7 @@ def _curve(values: Mapping[str, Any], rows: Sequence[Mapping[str, str]], against
     return chart
 
 
-def _regret(values: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> list[str]:
+def _regret(values: Mapping[str, Any], rows: Rows) -> list[str]:
     """The anytime regret, where the table's optimum is known."""
     if values["optimum"] is None:
         return []
@@ -163,8 +165,9 @@ def _regret(values: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> lis
     return [pages.section("Regret in the table", _figure(chart), "Points of accuracy below the best tabulated one.")]
 
 
-def _scatter(values: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> Chart:
-    known = [row for row in rows if math.isfinite(float(row["score"])) and not row["repeats"]]
+def _scatter(values: Mapping[str, Any], rows: Rows) -> Chart:
+    known = [row for row in rows.values() if math.isfinite(float(row["score"])) and not row["repeats"]]
+    known = sorted(known, key=lambda row: -float(row["score"]))[:DOTS]
     x = Axis.over("parameters", [float(row["parameters"]) for row in known])
     scores = [float(row["score"]) for row in known]
     low = (
@@ -181,14 +184,14 @@ def _scatter(values: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> Ch
     return chart
 
 
-def _drawings(problem: Problem, best: Sequence[Mapping[str, Any]]) -> str:
+def _drawings(space: SearchSpace[Any], best: Sequence[Mapping[str, Any]]) -> str:
     """The first winners as images inside the page."""
     figures = []
     for own in best[:DRAWN]:
         text = own["architecture"]
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "graph.svg"
-            problem.space.graph(problem.space.from_string(text)).draw(path)
+            space.graph(space.from_string(text)).draw(path)
             data = base64.b64encode(path.read_bytes()).decode()
         hover = html.escape(command_line(text), quote=True)
         source = f"data:image/svg+xml;base64,{data}"

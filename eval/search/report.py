@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from eval.search.marginals import marginals
 from eval.search.pareto import pareto_front
 from eval.search.problem import Problem
 from eval.search.scorers import SHARE
+from train.metrics import write_whole
 
 SHOWN = 10  # of the best
 COLUMNS = ("number", "architecture", "class", "fidelity", "score", "parameters", "flops", "latency_ms")
@@ -196,9 +198,10 @@ def write_result(result: Result, out: Path) -> None:
     }
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "search.json", values)
-    with (out / "evaluations.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow([*COLUMNS, *COLUMNS_OF_RUN])
-        for e in result.evaluations:
-            own = [e.index, space.to_string(e.architecture), e.key, e.fidelity, f"{e.score:.8g}", *e.costs]
-            writer.writerow([*own, round(e.seconds, 4), round(e.elapsed, 3), e.parent, e.repeats])
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*COLUMNS, *COLUMNS_OF_RUN])
+    for e in result.evaluations:
+        own = [e.index, space.to_string(e.architecture), e.key, e.fidelity, f"{e.score:.8g}", *e.costs]
+        writer.writerow([*own, round(e.seconds, 4), round(e.elapsed, 3), e.parent, e.repeats])
+    write_whole(out / "evaluations.csv", text.getvalue())

@@ -71,7 +71,7 @@ def retrain(config: RetrainConfig, out: Path, console: Console) -> Compared | No
         more["from_generated"] = float(generated.mean())
     (out / "retrained.json").write_text(as_json(compared, **more))
     if (out / "evaluations.csv").exists():
-        write_page(out, problem)
+        write_page(out)
     console.print(compared.verdict, highlight=False)
     return compared
 
