@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from eval.search.algorithms import Algorithm
 from eval.search.history import Evaluation, Proposal
-from eval.search.store import Job, Row, SearchStore
+from eval.search.store import Ask, Job, Row, SearchStore
 
 WAIT = 0.1  # seconds between looks at what other processes have finished
 
@@ -46,6 +46,10 @@ class Budget:
         if self.evaluations is None and self.seconds is None:
             raise ValueError("budget: give --budget-evaluations or --budget-seconds")
 
+    def left(self, scored: int) -> int | None:
+        """How many more may be scored; None where nothing bounds it."""
+        return None if self.evaluations is None else max(0, self.evaluations - scored)
+
 
 Watch = Callable[[list[Evaluation]], None]
 
@@ -77,8 +81,7 @@ def search(
         if budget.seconds is not None and seconds >= budget.seconds:
             state.catch_up(store.news())
             return "the budget in seconds is spent"
-        left = batch if budget.evaluations is None else max(0, min(batch, budget.evaluations - count))
-        jobs = store.begin(state.ask(left), batch)
+        jobs = store.begin(state.ask(batch, budget), batch)
         for start in range(0, len(jobs), scorer.chunk):
             _score(scorer, store, jobs[start : start + scorer.chunk])
         state.catch_up(store.news())
@@ -86,7 +89,7 @@ def search(
             continue
         if open_rows:  # by other processes, which may yet die
             time.sleep(WAIT)
-        elif left == 0:
+        elif budget.left(count) == 0:
             return "the budget in evaluations is spent"
         elif state.exhausted:
             return "nothing new is left to propose"
@@ -101,11 +104,13 @@ class _State:
         self._told: set[int] = set()
         self.exhausted = False  # whether the last question found nothing to propose
 
-    def ask(self, count: int) -> Callable[[list[Row], int], list[Proposal]]:
+    def ask(self, batch: int, budget: Budget) -> Ask:
         """For `SearchStore.begin`."""
 
-        def asked(rows: list[Row], first: int) -> list[Proposal]:
+        def asked(rows: list[Row], first: int, scored: int) -> list[Proposal]:
             self.catch_up(rows)
+            left = budget.left(scored)
+            count = batch if left is None else min(batch, left)
             proposals = self._algorithm.ask(first, count) if count else []
             self.exhausted = not proposals and all(row.done for row in rows)
             return proposals

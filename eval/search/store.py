@@ -58,6 +58,11 @@ class Row:
     evaluation: Evaluation | None
 
 
+# From all rows that this process has not seen done, in order; the number of the next proposal; how many evaluations are
+# finished or under way: new proposals.
+Ask = Callable[[list[Row], int, int], list[Proposal]]
+
+
 class SearchStore:
     """The database of one search; see the module."""
 
@@ -88,12 +93,11 @@ class SearchStore:
                 f"{path}: holds scores of {recorded}, this search scores by {scorer}; choose another --out"
             )
 
-    def begin(self, ask: Callable[[list[Row], int], list[Proposal]], count: int) -> list[Job]:
+    def begin(self, ask: Ask, count: int) -> list[Job]:
         """Leases up to `count` proposals: those of dead processes first, else new ones.
 
         Args:
-            ask: of all rows that this process has not seen done yet, in order, and the number of the next proposal;
-                gives new proposals. It is called within a transaction, so no two processes ask at once.
+            ask: gives new proposals, see `Ask`. It is called within a transaction, so no two processes ask at once.
             count: how many may be leased.
         """
         now = time.time()
@@ -102,7 +106,7 @@ class SearchStore:
             if not taken and count > 0:
                 rows = self._news(database)
                 first = database.execute("SELECT COALESCE(MAX(number), -1) + 1 FROM evaluations").fetchone()[0]
-                taken = self._insert(database, ask(rows, first), first, now)
+                taken = self._insert(database, ask(rows, first, _scored(database)), first, now)
             self._touch(database, now)
         return taken
 
@@ -141,11 +145,10 @@ class SearchStore:
         """(evaluations finished or under way, repeats left out; seconds of all sessions; rows not done)."""
         with self._transaction() as database:
             self._touch(database, time.time())
-            count, open_rows = database.execute(
-                "SELECT COALESCE(SUM(repeats IS NULL), 0), COALESCE(SUM(done = 0), 0) FROM evaluations"
-            ).fetchone()
+            (open_rows,) = database.execute("SELECT COALESCE(SUM(done = 0), 0) FROM evaluations").fetchone()
+            count = _scored(database)
             (seconds,) = database.execute("SELECT COALESCE(SUM(seconds), 0) FROM sessions").fetchone()
-        return int(count), float(seconds), int(open_rows)
+        return count, float(seconds), int(open_rows)
 
     # ------------------------------------------------------------------------------------------------ transactions
 
@@ -247,6 +250,11 @@ _SELECT = (
     "SELECT number, architecture, class, fidelity, parent, repeats, parameters, flops, latency_ms, done, score, "
     "seconds, elapsed, owner, lease FROM evaluations"
 )
+
+
+def _scored(database: sqlite3.Connection) -> int:
+    """Evaluations finished or under way, repeats left out."""
+    return int(database.execute("SELECT COUNT(*) FROM evaluations WHERE repeats IS NULL").fetchone()[0])
 
 
 def _started(process: int) -> str:

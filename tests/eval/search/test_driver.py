@@ -155,7 +155,7 @@ def test_isomorphic_proposals_are_scored_once(tmp_path: Path) -> None:
     one = SPACE.from_string("|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|skip_connect~2|")
     two = SPACE.from_string("|skip_connect~0|+|none~0|nor_conv_3x3~1|+|none~0|none~1|skip_connect~2|")
     store = store_at(tmp_path / "s.sqlite")
-    jobs = store.begin(lambda rows, first: [Proposal(one), Proposal(two), Proposal(two, 10)], 3)
+    jobs = store.begin(lambda rows, first, scored: [Proposal(one), Proposal(two), Proposal(two, 10)], 3)
     assert [job.index for job in jobs] == [0, 2]
     store.finish(jobs, [1.5, 2.5], 0.1)
     found = store.evaluations()
@@ -168,24 +168,24 @@ def test_leases_are_kept_by_the_living_and_taken_over_from_the_dead(tmp_path: Pa
     first, second = store_at(path), store_at(path)
     second.owner = "elsewhere:1:"  # another machine
     cells = [SPACE.sample(seed) for seed in range(3)]
-    jobs = second.begin(lambda rows, at: [Proposal(cell) for cell in cells], 3)
-    assert first.begin(lambda rows, at: [], 5) == []  # nothing is known of it, its lease holds
+    jobs = second.begin(lambda rows, first, scored: [Proposal(cell) for cell in cells], 3)
+    assert first.begin(lambda rows, first, scored: [], 5) == []  # nothing is known of it, its lease holds
     with transaction(path) as database:
         database.execute("UPDATE evaluations SET lease = 0 WHERE number = 1")
-    assert [job.index for job in first.begin(lambda rows, at: [], 5)] == [1]
+    assert [job.index for job in first.begin(lambda rows, first, scored: [], 5)] == [1]
     first.finish(jobs[1:2], [1.0], 0.0)
     second.finish(jobs, [2.0, 2.0, float("nan")], 0.0)  # late: what was stored first stands
     assert [e.score for e in first.evaluations()[:2]] == [2.0, 1.0]
     assert first.evaluations()[2].score != first.evaluations()[2].score
 
     third = store_at(tmp_path / "t.sqlite")
-    third.begin(lambda rows, at: [Proposal(cells[0])], 1)
+    third.begin(lambda rows, first, scored: [Proposal(cells[0])], 1)
     third.release()
-    assert len(store_at(tmp_path / "t.sqlite").begin(lambda rows, at: [], 1)) == 1
+    assert len(store_at(tmp_path / "t.sqlite").begin(lambda rows, first, scored: [], 1)) == 1
     with transaction(tmp_path / "t.sqlite") as database:
         gone = third.owner.rsplit(":", 2)[0] + ":999999999:1"
         database.execute("UPDATE evaluations SET owner = ?, lease = 1e12", (gone,))
-    assert len(store_at(tmp_path / "t.sqlite").begin(lambda rows, at: [], 1)) == 1
+    assert len(store_at(tmp_path / "t.sqlite").begin(lambda rows, first, scored: [], 1)) == 1
 
 
 def test_scores_of_another_scorer_are_refused(tmp_path: Path) -> None:
