@@ -63,7 +63,7 @@ class HypernetworkScorer:
         )
         self.chunk = CHUNK
         self._hypernetwork = hypernetwork
-        self._scorer = Scorer(hypernetwork, splits.train, splits.score, config)
+        self._scorer = Scorer(hypernetwork, splits.train, splits.score, dataclasses.replace(config, unseen=False))
         self._tuner = (splits.train, _first(splits.score, config.images), config.finetune)
         self._finetuner: Finetuner | None = None
 
