@@ -232,9 +232,8 @@ class SearchStore:
         return rows
 
     def _row(self, values: Sequence[Any]) -> Row:
-        index, text, key, fidelity, parent, repeats, parameters, flops, latency, done, score, seconds, elapsed = values[
-            :13
-        ]
+        index, text, key, fidelity, parent, repeats = values[:6]
+        parameters, flops, latency, done, score, seconds, elapsed = values[6:13]
         proposal = Proposal(self._problem.space.from_string(text), fidelity, parent)
         if not done:
             return Row(index, proposal, False, None)
@@ -258,11 +257,13 @@ def _scored(database: sqlite3.Connection) -> int:
 
 
 def _started(process: int) -> str:
-    """When a process of this machine began, to tell it from a later one of the same number; "" where unknown."""
+    """When a process of this machine began, to tell it from a later one of the same number; "" where unknown, and for
+    one that has ended and that its parent has not yet asked about."""
     try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
         return ""
+    return "" if fields[0] == "Z" else fields[19]
 
 
 def _alive(owner: str) -> bool:

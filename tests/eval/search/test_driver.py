@@ -1,8 +1,10 @@
 """Searches that are killed, shared, stopped: nothing is lost, and the history is that of an unbroken run."""
 
+import platform
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from eval.search.algorithms import HalvingConfig, Hyperband, RandomSearch, Regul
 from eval.search.driver import Budget, search
 from eval.search.history import Proposal
 from eval.search.problem import Problem
-from eval.search.store import SearchStore
+from eval.search.store import SearchStore, _alive, _started
 from train.database import DatabaseError, transaction
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -186,6 +188,18 @@ def test_leases_are_kept_by_the_living_and_taken_over_from_the_dead(tmp_path: Pa
         gone = third.owner.rsplit(":", 2)[0] + ":999999999:1"
         database.execute("UPDATE evaluations SET owner = ?, lease = 1e12", (gone,))
     assert len(store_at(tmp_path / "t.sqlite").begin(lambda rows, first, scored: [], 1)) == 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc: the living cannot be told from the ended")
+def test_a_process_that_has_ended_is_not_alive() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    owner = f"{platform.node()}:{child.pid}:{_started(child.pid)}"
+    assert _alive(owner) and not _alive(owner + "0")  # another process of the same number is another one
+    child.kill()
+    while _alive(owner):  # it is not waited for: a zombie
+        time.sleep(0.01)
+    child.communicate()
+    assert not _alive(owner)
 
 
 def test_scores_of_another_scorer_are_refused(tmp_path: Path) -> None:
