@@ -84,7 +84,8 @@ def build_parts(config: SearchConfig) -> Parts:
 
 
 def _named(config: SearchConfig) -> SpaceConfig:
-    return dataclasses.replace(config.sizes, name=config.space or "nasbench201")
+    name: Any = config.space or "nasbench201"  # known, as the configuration has checked
+    return dataclasses.replace(config.sizes, name=name)
 
 
 def _check_space(config: SearchConfig, hypernetwork: Hypernetwork) -> None:

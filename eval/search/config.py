@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from architectures.spaces.registry import SPACES
 from eval.scoring import ScoreConfig
 from eval.search.algorithms import (
     EvolutionConfig,
@@ -31,7 +32,7 @@ FIDELITIES = ("halving", "hyperband")  # algorithms that ask for steps of traini
 class SearchConfig:
     """What to search, by which score, how."""
 
-    space: Literal["nasbench201", "smash", "mlp"] | None = None  # None: that of the checkpoint, or nasbench201
+    space: str | None = None  # name of a space, such as smash; None: that of the checkpoint, or nasbench201
     sizes: SpaceConfig = SpaceConfig()  # of the space, where no checkpoint decides them; `name` is that of --space
     scorer: ScorerName = "hypernetwork"  # anytime: early exits; tabular: looks accuracies up; training: some steps
     algorithm: AlgorithmName = "evolution"  # guided: labels by the scorer, chosen by what the checkpoint says
@@ -59,6 +60,8 @@ class SearchConfig:
     guided: GuidedConfig = GuidedConfig()
 
     def __post_init__(self) -> None:
+        if self.space not in (None, *SPACES):
+            raise ValueError(f"space {self.space!r}: unknown; there are {', '.join(SPACES)}")
         if self.proposals < 1:
             raise ValueError(f"SearchConfig.batch={self.batch}: must be at least 1")
         for name, least in (("controls", 0), ("labels", 20), ("pool", 10), ("steps", 1)):
