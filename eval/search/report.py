@@ -18,7 +18,7 @@ from eval.report import write_json
 from eval.search.config import SearchConfig
 from eval.search.history import Evaluation, best_of, gains
 from eval.search.marginals import marginals
-from eval.search.pareto import pareto_front
+from eval.search.pareto import hypervolume, pareto_front
 from eval.search.problem import Problem
 from eval.search.scorers import SHARE
 from train.metrics import write_whole
@@ -119,6 +119,22 @@ def against_random(result: Result) -> dict[str, Any]:
     return values
 
 
+def volume_against_random(result: Result) -> tuple[float, float] | None:
+    """What the front of as many evaluations as there are controls dominates, and what the controls' front does.
+
+    In the units of both objectives multiplied, above the worst value of either among all of these; None where there are
+    not two objectives, or no controls.
+    """
+    names = result.config.objective
+    if len(names) != 2 or not result.controls:
+        return None
+    parts = [result.scored[: len(result.controls)], result.controls]
+    values = [np.array([gains(e, names) for e in part]) for part in parts]
+    finite = [own[np.isfinite(own).all(-1)] for own in values]
+    worst = np.concatenate(finite).min(0)
+    return hypervolume(finite[0], worst), hypervolume(finite[1], worst)
+
+
 def result_rows(result: Result) -> list[list[str]]:
     """Header and the best, or the Pareto front."""
     shown = result.front or result.best[:SHOWN]
@@ -150,7 +166,13 @@ def summary_lines(result: Result) -> list[str]:
             f"as many evaluations the search had {random['found_at_n']:.4f}, {verdict} the best random one; in the end "
             f"{random['found']:.4f}, above {100 * random['share_below_found']:.0f}% of them."
         )
-    elif not random:
+    volumes = volume_against_random(result)
+    if volumes is not None:
+        lines.append(
+            f"Front of the first {len(result.controls)} evaluations against that of as many random architectures: it "
+            f"dominates {volumes[0] / max(volumes[1], 1e-300):.2f} times the volume."
+        )
+    if not random:
         lines.append("No comparison with random architectures: --controls is 0, or the search was stopped before it.")
     if "relative_improvement" in random:
         lines.append(f"Relative improvement over the mean random architecture: {random['relative_improvement']:.2f}%.")
@@ -192,6 +214,7 @@ def write_result(result: Result, out: Path) -> None:
         "curve": curve(result.evaluations),
         "optimum": result.optimum,
         "random": against_random(result),
+        "hypervolume": volume_against_random(result),
         "controls": [e.score for e in result.controls],
         "marginals": marginals(space, [e for e in scored if e.fidelity == 0]),
         "notes": summary_lines(result),

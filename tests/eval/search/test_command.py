@@ -81,7 +81,7 @@ def test_the_page_is_one_file_that_draws_the_winners(finished: Path) -> None:
 
 
 def test_several_objectives_give_a_front(tmp_path: Path) -> None:
-    config = dataclasses.replace(TABULAR, algorithm="nsga", objective=("score", "parameters"), controls=0)
+    config = dataclasses.replace(TABULAR, algorithm="nsga", objective=("score", "parameters"))
     result = run_search(config, tmp_path / "run", Budget(60), QUIET)
     front = [(e.score, e.costs.parameters) for e in result.front]
     assert front == sorted(front, key=lambda point: point[1]) == sorted(front)
@@ -89,6 +89,9 @@ def test_several_objectives_give_a_front(tmp_path: Path) -> None:
         dominated = any(s >= e.score and p <= e.costs.parameters for s, p in front)
         assert dominated
     assert Page((tmp_path / "run" / "report.html").read_text()).tags["polyline"] == 4  # the front among them
+    values = json.loads((tmp_path / "run" / "search.json").read_text())
+    assert len(values["hypervolume"]) == 2 and min(values["hypervolume"]) > 0
+    assert any("times the volume" in note for note in values["notes"])
 
 
 def test_interruption_writes_the_report_and_gives_the_lease_back(
