@@ -19,7 +19,6 @@ computed once and kept there as CSV.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
@@ -52,6 +51,7 @@ from eval.search.config import SearchConfig
 from eval.search.driver import Budget
 from eval.search.features import described
 from eval.search.history import Evaluation, Proposal
+from eval.search.kept import kept_columns
 from eval.search.problem import Problem
 from eval.search.retrain_command import RetrainConfig, retrain
 from eval.search.scorers import fingerprint
@@ -103,26 +103,18 @@ def hypernetworks_of(options: Options) -> list[tuple[Hypernetwork, DataConfig]]:
 def cached_scores(options: Options, hypernetwork: Hypernetwork, data: DataConfig, truth: GroundTruth) -> Floats:
     """[A, 2] minus the losses on training and on score images, from a file where they have been computed before."""
     path = options.runs / f"search-scores-{fingerprint(hypernetwork)}-{options.images}.csv"
-    known: dict[str, list[float]] = {}
-    if path.exists():
-        with path.open(newline="") as file:
-            known = {row[0]: [float(value) for value in row[1:]] for row in csv.reader(file)}
-    left = [a for a in truth.architectures if str(a) not in known]
-    if left:
-        splits = load_matching(hypernetwork, data)
-        scorer = Scorer(hypernetwork, splits.train, splits.score, ScoreConfig(options.images))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with progress() as bar, path.open("a", newline="") as file:
-            task = bar.add_task("scoring the table's classes", total=len(left))
-            for start in range(0, len(left), 160):
-                part = left[start : start + 160]
-                scores = scorer(part)
-                for a, *losses in zip(part, scores.train_loss, scores.score_loss, strict=True):
-                    known[str(a)] = [-float(loss) for loss in losses]
-                    csv.writer(file).writerow([str(a), *known[str(a)]])
-                file.flush()
-                bar.advance(task, len(part))
-    return np.array([known[str(a)] for a in truth.architectures])
+    splits = load_matching(hypernetwork, data)
+    scorer = Scorer(hypernetwork, splits.train, splits.score, ScoreConfig(options.images))
+
+    def compute(rows: list[int]) -> dict[str, Floats]:
+        scores = scorer([truth.architectures[row] for row in rows])
+        return {"train": -scores.train_loss, "score": -scores.score_loss}
+
+    with progress() as bar:
+        task = bar.add_task("scoring the table's classes", total=len(truth.architectures))
+        keys = [str(a) for a in truth.architectures]
+        kept = kept_columns(path, ("train", "score"), keys, compute, lambda count: bar.update(task, completed=count))
+    return np.stack(list(kept.values()), axis=1)
 
 
 def standard(column_A: Floats) -> Floats:
@@ -268,20 +260,28 @@ def times_part(options: Options) -> dict[str, Any]:
     for cell in cells[1:3]:
         trainer(cell, [0])
     one = (time.perf_counter() - start) / 2 * (Protocol().epochs if options.quick else 1)
-    own = options.runs / "embedded-0"
-    learning = training_seconds(str(own)) if (own / "metrics.jsonl").exists() else float("nan")
+    learning = hypernetwork_seconds(options)
     return {
-        "scored_all_s": ISOMORPHISM_CLASSES * each + (0.0 if np.isnan(learning) else learning),
+        "scored_all_s": ISOMORPHISM_CLASSES * each + learning,
         "train_40_s": 40 * one,
         "score_one_s": each,
         "train_one_s": one,
-        "hypernetwork_training_s": None if np.isnan(learning) else learning,
+        "hypernetwork_training_s": learning,
     }
+
+
+def hypernetwork_seconds(options: Options) -> float:
+    """Seconds of training a hypernetwork for (b)'s data: of a finished run, or from the speed of 300 steps."""
+    whole, part = options.runs / "embedded-0", options.runs / "search-speed"
+    if (whole / "metrics.jsonl").exists():
+        return training_seconds(str(whole))
+    train(TrainConfig(steps=300), part)
+    return training_seconds(str(part)) * TrainConfig().steps / 300
 
 
 def seconds_at(results: dict[str, Any], classes: int) -> dict[str, dict[str, float]]:
     """Seconds until so many trained architectures, by algorithm."""
-    ahead = classes * results["score_one_s"] + (results["hypernetwork_training_s"] or 0.0)
+    ahead = classes * results["score_one_s"] + results["hypernetwork_training_s"]
     return {
         name: {str(q): q * results["train_one_s"] + ("generated" in name) * ahead for q in QUERIES}
         for name in results["regret"]
@@ -340,8 +340,7 @@ def main(options: Options) -> None:
         notes.append(f"Found by generated weights: {results['retrained']['verdict']}")
     if "times" not in options.skip:
         results |= times_part(options)
-        training = results["hypernetwork_training_s"]
-        told = "no run folder, so its training is not in it" if training is None else f"{training:.0f} s of it training"
+        told = f"{results['hypernetwork_training_s']:.0f} s of it training the hypernetwork"
         notes.append(
             f"Scoring {ISOMORPHISM_CLASSES:,} classes on {options.images} training images: "
             f"{results['scored_all_s']:.0f} s ({told}); training 40 from scratch once: "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,8 @@ from eval.search.algorithms import (
 from eval.search.anytime import AnytimeScorer
 from eval.search.config import SearchConfig
 from eval.search.driver import SearchScorer
-from eval.search.features import Columns, Features, combined
+from eval.search.features import COLUMNS, Columns, Features, combined
+from eval.search.kept import kept_columns
 from eval.search.latency import Latency
 from eval.search.problem import Problem
 from eval.search.scorers import (
@@ -37,6 +39,7 @@ from eval.search.scorers import (
     ProxyScorer,
     TabularScorer,
     TrainingScorer,
+    fingerprint,
 )
 from ghn import Hypernetwork
 from train.config import SpaceConfig
@@ -125,8 +128,8 @@ def _scorer(
     return HypernetworkScorer(hypernetwork, splits, score)
 
 
-def build_algorithm(config: SearchConfig, parts: Parts) -> Algorithm:
-    """A fresh algorithm; the guided one scores its pool first."""
+def build_algorithm(config: SearchConfig, parts: Parts, out: Path) -> Algorithm:
+    """A fresh algorithm; the guided one scores its pool first, and keeps that in the folder `out`."""
     problem, seed = parts.problem, config.seed
     match config.algorithm:
         case "random":
@@ -144,15 +147,19 @@ def build_algorithm(config: SearchConfig, parts: Parts) -> Algorithm:
         case "nsga":
             return NSGA(problem, seed, config.nsga, config.objective)
         case "guided":
-            return GuidedSearch(problem, seed, build_guide(config, parts), config.guided)
+            return GuidedSearch(problem, seed, build_guide(config, parts, out), config.guided)
 
 
-def build_guide(config: SearchConfig, parts: Parts) -> Guide:
+def build_guide(config: SearchConfig, parts: Parts, out: Path) -> Guide:
     """What the checkpoint, parameter count and NWOT say of the pool."""
     assert parts.hypernetwork is not None
-    pool = _pool(config, parts)
-    features = Features(parts.problem, Columns(parts.hypernetwork, parts.splits, config.score), pool)
-    columns = features.columns(pool)
+    pool, problem = _pool(config, parts), parts.problem
+    compute = Columns(parts.hypernetwork, parts.splits, config.score)
+    keys = [problem.key(architecture) for architecture in pool]
+    path = out / f"guide-{fingerprint(parts.hypernetwork)}.csv"
+    kept = kept_columns(path, COLUMNS, keys, lambda rows: compute([pool[row] for row in rows]))
+    features = Features(problem, lambda _: kept, pool)
+    columns = features.standard(kept)
     prior_A = np.nan_to_num(combined(columns), nan=-np.inf)
     return Guide(pool, prior_A, features.matrix(pool, columns))
 

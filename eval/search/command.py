@@ -47,7 +47,7 @@ def run_search(config: SearchConfig, out: Path, budget: Budget, console: Console
     console.print(f"{parts.problem.describe()}\nscorer {parts.scorer.id}, algorithm {config.algorithm}")
     interrupted = False
     try:
-        algorithm = build_algorithm(config, parts)
+        algorithm = build_algorithm(config, parts, out)
         with Display(store, budget, console) as display:
             stopped = search(algorithm, parts.scorer, store, budget, config.proposals, display.update)
         controls = _controls(config, parts, out, console)

@@ -9,7 +9,7 @@ Shape letters: A architectures, F features, R reference architectures.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from train.data import Splits
 
 Floats = NDArray[np.float64]
 GENERATED, SCORE_SPLIT, PARAMETERS, NWOT = "generated weights", "generated weights, score split", "parameters", "nwot"
+COLUMNS = (GENERATED, SCORE_SPLIT, PARAMETERS, NWOT)
 REFERENCE = 64  # random architectures that give columns their units
 
 
@@ -48,8 +49,19 @@ class Columns:
 class Features:
     """Columns in units of a reference, and what can be read off an architecture's encoding."""
 
-    def __init__(self, problem: Problem, columns: Columns, reference: Sequence[Any] | None = None) -> None:
-        """Scores the reference, random architectures of the problem unless they are given."""
+    def __init__(
+        self,
+        problem: Problem,
+        columns: Callable[[Sequence[Any]], Mapping[str, Floats]],
+        reference: Sequence[Any] | None = None,
+    ) -> None:
+        """Scores the reference, random architectures of the problem unless they are given.
+
+        Args:
+            problem: of the architectures.
+            columns: `Columns`, or what looks them up.
+            reference: gives the units.
+        """
         if reference is None:
             rng = np.random.default_rng(0)
             reference = [problem.sample(rng) for _ in range(REFERENCE)]

@@ -8,13 +8,15 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
-from eval.search import command
+from eval.search import build, command
 from eval.search.command import run_search
 from eval.search.config import SearchConfig
 from eval.search.driver import Budget
+from eval.search.features import COLUMNS
 from eval.search.html import write_page
 from eval.search.problem import Constraints
 from train.cli import run_command
@@ -183,3 +185,26 @@ def test_settings_that_do_not_fit_are_named(change: dict[str, Any], words: str) 
 def test_a_search_that_is_there_is_not_begun_anew(finished: Path) -> None:
     with pytest.raises(ValueError, match="holds a search already"):
         run_search(TABULAR, finished, Budget(30), QUIET, resume=False)
+
+
+def test_a_guided_search_keeps_what_guides_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    class Known:
+        """Columns without a network."""
+
+        def __init__(self, *_: object) -> None:
+            pass
+
+        def __call__(self, architectures: Any) -> dict[str, Any]:
+            asked.append(len(architectures))
+            rng = np.random.default_rng(0)
+            return {name: rng.normal(size=len(architectures)) for name in COLUMNS}
+
+    monkeypatch.setattr(build, "Columns", Known)  # scoring is tested elsewhere
+    config = dataclasses.replace(TABULAR, algorithm="guided", batch=None, controls=0)
+    assert config.proposals == 1
+    broken = [run_search(config, tmp_path / "broken", Budget(count), QUIET) for count in (7, 12)][-1]
+    assert sum(asked) == 208  # the table's classes, once
+    whole = run_search(config, tmp_path / "whole", Budget(12), QUIET)
+    assert [e.key for e in broken.evaluations] == [e.key for e in whole.evaluations]
