@@ -20,14 +20,14 @@ computed once and kept there as CSV.
 from __future__ import annotations
 
 import dataclasses
-import time
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tyro
-from common import console, finish, progress
+from common import console, finish, interleaved, medians, progress
 from numpy.typing import NDArray
 
 import ghn
@@ -243,23 +243,18 @@ def retrained_part(options: Options) -> dict[str, Any]:
 
 
 def times_part(options: Options) -> dict[str, Any]:
-    """Seconds of scoring all classes (measured on some of them), and of training 40 (measured on two)."""
+    """Seconds of scoring all classes, from some of them, and of training 40, from a few: taken in turns."""
     hypernetwork = ghn.load(options.checkpoint)
     splits: Splits = load_matching(hypernetwork, DataConfig())
     space = hypernetwork.space
     assert isinstance(space, NASBench201)
     scorer = Scorer(hypernetwork, splits.train, splits.score, ScoreConfig(options.images, unseen=False))
-    cells = [space.sample(seed) for seed in range(32 if options.quick else 320)]
-    scorer(cells[:1])
-    start = time.perf_counter()
-    scorer(cells)
-    each = (time.perf_counter() - start) / len(cells)
     trainer = Trainer(space, splits, Protocol(epochs=1 if options.quick else Protocol().epochs))
-    trainer(cells[0], [0])
-    start = time.perf_counter()
-    for cell in cells[1:3]:
-        trainer(cell, [0])
-    one = (time.perf_counter() - start) / 2 * (Protocol().epochs if options.quick else 1)
+    cells, turn = [space.sample(seed) for seed in range(64)], itertools.count()
+    arms = {"score": lambda: scorer(cells), "train": lambda: trainer(cells[next(turn)], [0])}
+    seconds = medians(interleaved(arms, repeats=2 if options.quick else 5))
+    each = seconds["score"] / len(cells)
+    one = seconds["train"] * (Protocol().epochs if options.quick else 1)
     learning = hypernetwork_seconds(options)
     return {
         "scored_all_s": ISOMORPHISM_CLASSES * each + learning,

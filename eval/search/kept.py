@@ -30,7 +30,7 @@ def kept_columns(
         names: of the columns.
         keys: of A architectures.
         compute: the columns of some of them, by row.
-        watch: called with the number of rows that are there, after every chunk.
+        watch: called with the number of rows that are there, at first and after every chunk.
 
     Raises:
         ValueError: a file with other columns.
@@ -51,6 +51,8 @@ def kept_columns(
         with path.open("w", newline="") as file:
             csv.writer(file, lineterminator="\n").writerow(header)
     left = [row for row, key in enumerate(keys) if key not in known]
+    if watch is not None:
+        watch(len(keys) - len(left))
     for start in range(0, len(left), CHUNK):
         part = left[start : start + CHUNK]
         columns = compute(part)
