@@ -154,4 +154,8 @@ class AnytimeScorer:
     def __call__(self, architectures: Sequence[Any], fidelity: int) -> Sequence[float]:
         """See `SearchScorer`."""
         refuse(fidelity, "anytime")
-        return [self._budgets.value(self._curve(architecture)) for architecture in architectures]
+        return [self._budgets.value(self.exits(architecture)) for architecture in architectures]
+
+    def exits(self, architecture: Any) -> list[Exit]:
+        """What the score is made of."""
+        return self._curve(architecture)

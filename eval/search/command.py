@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from eval.report import rich_table
 from eval.search.algorithms import RandomSearch
+from eval.search.anytime import AnytimeScorer
 from eval.search.build import Parts, build_algorithm, build_parts
 from eval.search.config import SearchConfig
 from eval.search.driver import Budget, search
@@ -54,7 +55,9 @@ def run_search(config: SearchConfig, out: Path, budget: Budget, console: Console
     except KeyboardInterrupt:
         store.release()
         interrupted, stopped, controls = True, STOPPED, []
-    result = Result(config, parts.problem, parts.scorer.unit, store.evaluations(), controls, stopped, parts.truth)
+    exits = parts.scorer.exits if isinstance(parts.scorer, AnytimeScorer) else None
+    unit, history = parts.scorer.unit, store.evaluations()
+    result = Result(config, parts.problem, unit, history, controls, stopped, parts.truth, exits)
     _report(result, out, console)
     if interrupted:
         raise KeyboardInterrupt

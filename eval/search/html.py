@@ -58,6 +58,7 @@ def write_page(folder: Path) -> Path:
         pages.section("Best score against architectures scored", _figure(_curve(values, rows, "count")), _CURVE_NOTE),
         pages.section("Best score against seconds", _figure(_curve(values, rows, "seconds"))),
         *_regret(values, rows),
+        *_exits(values["exits"]),
     ]
     if len({row["parameters"] for row in rows.values()}) > 1:
         parts.append(pages.section("Score against parameters", _figure(_scatter(values, rows)), _SCATTER_NOTE))
@@ -163,6 +164,23 @@ def _regret(values: Mapping[str, Any], rows: Rows) -> list[str]:
     for count, left, number in points:
         chart.point(count, left, tooltip=_hover(rows[number]), style="accent")
     return [pages.section("Regret in the table", _figure(chart), "Points of accuracy below the best tabulated one.")]
+
+
+def _exits(found: Mapping[str, Sequence[Sequence[float]]]) -> list[str]:
+    """Accuracy against FLOPs of the early exits of the best, where they were searched for."""
+    if not found:
+        return []
+    points = [point for own in found.values() for point in own]
+    x, y = (
+        Axis.over("FLOPs until the answer", [p[0] for p in points], log=True),
+        Axis.over("accuracy", [p[1] for p in points]),
+    )
+    chart = Chart("accuracy against FLOPs of early exits", x, y)
+    for (text, own), style in zip(found.items(), ("accent", "other", ""), strict=False):
+        chart.line([(flops, accuracy) for flops, accuracy in own], style)
+        for flops, accuracy in own:
+            chart.point(flops, accuracy, tooltip=f"{text}\n{accuracy:.1%}\n{command_line(text)}", style=style)
+    return [pages.section("Early exits of the best", _figure(chart), "One line an architecture, one dot an exit.")]
 
 
 def _scatter(values: Mapping[str, Any], rows: Rows) -> Chart:

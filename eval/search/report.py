@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from eval.search.scorers import SHARE
 from train.metrics import write_whole
 
 SHOWN = 10  # of the best
+CURVES = 3  # of the best, whose exits are told
 COLUMNS = ("number", "architecture", "class", "fidelity", "score", "parameters", "flops", "latency_ms")
 COLUMNS_OF_RUN = ("seconds", "elapsed", "parent", "repeats")
 
@@ -40,6 +41,7 @@ class Result:
         controls: random architectures by the same score.
         stopped: why.
         truth: the table that scores come from, or that a calibration was fitted on.
+        exits: of an architecture, where the score is the area under their curve.
     """
 
     config: SearchConfig
@@ -49,6 +51,7 @@ class Result:
     controls: list[Evaluation]
     stopped: str
     truth: GroundTruth | None = None
+    exits: Callable[[Any], Sequence[tuple[int, float]]] | None = None
 
     @property
     def scored(self) -> list[Evaluation]:
@@ -213,6 +216,9 @@ def write_result(result: Result, out: Path) -> None:
         "front": [told(e) for e in result.front],
         "curve": curve(result.evaluations),
         "optimum": result.optimum,
+        "exits": {space.to_string(e.architecture): result.exits(e.architecture) for e in result.best[:CURVES]}
+        if result.exits is not None
+        else {},
         "random": against_random(result),
         "hypervolume": volume_against_random(result),
         "controls": [e.score for e in result.controls],

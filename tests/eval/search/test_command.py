@@ -208,3 +208,13 @@ def test_a_guided_search_keeps_what_guides_it(tmp_path: Path, monkeypatch: pytes
     assert sum(asked) == 208  # the table's classes, once
     whole = run_search(config, tmp_path / "whole", Budget(12), QUIET)
     assert [e.key for e in broken.evaluations] == [e.key for e in whole.evaluations]
+
+
+def test_exits_are_drawn_where_they_are_searched_for(finished: Path, tmp_path: Path) -> None:
+    for name in ("search.json", "evaluations.csv"):
+        (tmp_path / name).write_text((finished / name).read_text())
+    values = json.loads((tmp_path / "search.json").read_text())
+    values["exits"] = {values["best"][0]["architecture"]: [[1000, 0.4], [50_000, 0.7], [90_000, 0.8]]}
+    (tmp_path / "search.json").write_text(json.dumps(values))
+    page = Page(write_page(tmp_path).read_text(encoding="utf-8"))
+    assert page.tags["svg"] == 5 and page.tags["polyline"] == 4 and "Early exits of the best" in page.text
