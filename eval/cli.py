@@ -20,6 +20,16 @@ from eval.proxies.command import ProxiesConfig
 from eval.proxies.command import proxies as run_proxies
 from eval.rank import RankConfig
 from eval.rank import rank as run_rank
+from eval.search.command import run_search
+from eval.search.config import SearchConfig
+from eval.search.driver import Budget
+from eval.search.edf_command import SpacesConfig
+from eval.search.edf_command import spaces as run_spaces
+from eval.search.ensemble_command import EnsemblesConfig
+from eval.search.ensemble_command import ensemble as run_ensemble
+from eval.search.html import write_page
+from eval.search.retrain_command import RetrainConfig
+from eval.search.retrain_command import retrain as run_retrain
 from eval.truth_report import TruthConfig
 from eval.truth_report import ground_truth as run_ground_truth
 from train.cli import run_command
@@ -35,6 +45,55 @@ def rank(config: Annotated[RankConfig, tyro.conf.arg(name="")], out: Path = Path
         out: folder for tables and plots.
     """
     run_rank(config, out, console)
+
+
+def search(
+    config: Annotated[SearchConfig, tyro.conf.arg(name="")],
+    out: Path = Path("runs/search"),
+    budget_evaluations: int | None = None,
+    budget_seconds: float | None = None,
+    resume: bool = True,
+) -> None:
+    """Search for good architectures; run again, in as many processes as you like, to continue.
+
+    Args:
+        config: what to search, by which score, how.
+        out: folder of the search.
+        budget_evaluations: architectures to score, earlier starts included.
+        budget_seconds: of search, earlier starts and other processes included.
+        resume: go on with what the folder holds.
+    """
+    run_search(config, out, Budget(budget_evaluations, budget_seconds), console, resume)
+
+
+def retrain(config: Annotated[RetrainConfig, tyro.conf.arg(name="")], out: Path = Path("runs/search")) -> None:
+    """Train the best of a search from scratch, against random architectures of the same size; run again to continue.
+
+    Args:
+        config: what to train.
+        out: folder of the search.
+    """
+    run_retrain(config, out, console)
+
+
+def ensemble(config: Annotated[EnsemblesConfig, tyro.conf.arg(name="")], out: Path = Path("runs/search")) -> None:
+    """Choose architectures of a search whose predictions with generated weights are best together.
+
+    Args:
+        config: how many of how many.
+        out: folder of the search.
+    """
+    run_ensemble(config, out, console)
+
+
+def spaces(config: Annotated[SpacesConfig, tyro.conf.arg(name="")], out: Path = Path("runs/spaces")) -> None:
+    """Compare parts of a space by the distribution of scores with generated weights.
+
+    Args:
+        config: which parts.
+        out: folder for the report.
+    """
+    run_spaces(config, out, console)
 
 
 def proxies(config: Annotated[ProxiesConfig, tyro.conf.arg(name="")], out: Path = Path("runs/proxies.csv")) -> None:
@@ -58,11 +117,14 @@ def demo(config: Annotated[DemoConfig, tyro.conf.arg(name="")], out: Path = Path
 
 
 def report(folder: Annotated[Path, tyro.conf.Positional]) -> None:
-    """Write a finished ranking's HTML page and scatter plot anew, from the files that `rank` saved.
+    """Write the HTML page of a finished ranking (with its scatter plot) or search anew, from the files that it saved.
 
     Args:
-        folder: that `ghn-eval rank` wrote into.
+        folder: that `ghn-eval rank` or `ghn-eval search` wrote into.
     """
+    if (folder / "search.json").exists():
+        console.print(f"written to {write_page(folder)}")
+        return
     console.print(f"written to {write_html(folder)}")
     scatter(folder)
 
@@ -106,6 +168,10 @@ def main() -> None:
     """The console script."""
     commands: dict[str, Callable[..., None]] = {
         "rank": rank,
+        "search": search,
+        "retrain": retrain,
+        "ensemble": ensemble,
+        "spaces": spaces,
         "report": report,
         "ground-truth": ground_truth,
         "proxies": proxies,

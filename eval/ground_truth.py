@@ -172,6 +172,11 @@ class Tabulated:
             )
         return self._accuracy[key]
 
+    @property
+    def best(self) -> float:
+        """The highest accuracy of any class."""
+        return max(self._accuracy.values())
+
     def sample(self, seed: int | np.random.Generator) -> Any:
         """A uniformly random class of the table, by its representative."""
         return self._architectures[int(np.random.default_rng(seed).integers(len(self._architectures)))]

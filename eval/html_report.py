@@ -11,19 +11,18 @@ import html
 import json
 import math
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from eval import pages
 from eval.charts import Axis, Chart
 from eval.ranking import COMBINED, PRIMARY
 from eval.report import PERCENT, SHOWN
 
 BINS = 10  # of the reliability plot
-NOTHING = "\u2013"  # a dash, for what is not known
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,46 +65,25 @@ def write_html(folder: Path) -> Path:
     """Writes report.html into a folder that `ghn-eval rank` filled; returns its path."""
     saved = read_saved(folder)
     values = saved.values
-    style = (resources.files("eval") / "report.css").read_text()
     body = [
         "<header>",
         "<h1>How well do generated weights rank architectures?</h1>",
         f"<p class=lead>{_lead(values)}</p>",
         _facts(values),
         "</header>",
-        _section("Every method against the truth", _methods_table(values), _TABLE_NOTE),
+        pages.section("Every method against the truth", _methods_table(values), _TABLE_NOTE),
     ]
     charts = [(title, make(saved), text) for title, make, text in _CHARTS]
-    body += [_section(title, f"<figure>{chart.svg()}</figure>", text) for title, chart, text in charts if chart]
+    body += [pages.section(title, f"<figure>{chart.svg()}</figure>", text) for title, chart, text in charts if chart]
     if values.get("checks"):
-        body.append(_section("Is the architecture read at all?", _checks_table(values["checks"]), _CHECKS_NOTE))
-    notes = "".join(f"<li>{html.escape(note)}</li>" for note in values.get("notes", ()))
-    body.append(_section("Small print", f"<ul class=notes>{notes}</ul>"))
-    page = _PAGE.format(style=style, body="\n".join(body))
+        body.append(pages.section("Is the architecture read at all?", _checks_table(values["checks"]), _CHECKS_NOTE))
+    body.append(pages.section("Small print", pages.notes(values.get("notes", ()))))
     path = folder / "report.html"
-    path.write_text(page, encoding="utf-8")
+    path.write_text(pages.page("Ranking report", body), encoding="utf-8")
     return path
 
 
 # ------------------------------------------------------------------------------------------------------------- text
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Ranking report</title>
-<style>
-{style}
-</style>
-</head>
-<body>
-<main>
-{body}
-</main>
-</body>
-</html>
-"""
 
 _TABLE_NOTE = (
     "Small figures are 95% bootstrap intervals over isomorphism classes. Higher is better, except for best rank and "
@@ -128,11 +106,6 @@ _COST_NOTE = (
 )
 
 
-def _section(title: str, content: str, note: str = "") -> str:
-    paragraph = f"<p>{html.escape(note)}</p>" if note else ""
-    return f"<section><h2>{html.escape(title)}</h2>{paragraph}{content}</section>"
-
-
 def _lead(values: Mapping[str, Any]) -> str:
     """One sentence of the result, with its margin over parameter count."""
     methods = values["methods"]
@@ -147,29 +120,22 @@ def _lead(values: Mapping[str, Any]) -> str:
 
 
 def _interval(value: float | None, low: float | None, high: float | None) -> str:
-    return f"<b>{_number(value)}</b> <small>[{_number(low)}, {_number(high)}]</small>"
-
-
-def _number(value: float | None, scale: float = 1, digits: int = 2) -> str:
-    if value is None or not math.isfinite(value):
-        return NOTHING
-    return f"{scale * value:.{digits}f}".replace("-", "\u2212")
+    return f"<b>{pages.number(value)}</b> <small>[{pages.number(low)}, {pages.number(high)}]</small>"
 
 
 def _facts(values: Mapping[str, Any]) -> str:
     about, ceiling = values.get("about", {}), values["noise_ceiling"]
     facts = {
         "architectures": f"{values['n']:,}",
-        "ground truth": str(about.get("ground_truth", NOTHING)),
-        "reliability of its means": _number(values["reliability"]),
-        "noise ceiling, Kendall": _number(ceiling["kendall"]),
-        "choosing 1 of 100": f"{_number(values['mean_accuracy'], 100)}% to "
-        f"{_number(values['oracle_choose_1_of_100'], 100)}%",
-        "hypernetwork": f"{about.get('checkpoint', NOTHING)}, {about.get('steps', 0):,} steps",
-        "space": str(about.get("space", NOTHING)),
+        "ground truth": str(about.get("ground_truth", pages.NOTHING)),
+        "reliability of its means": pages.number(values["reliability"]),
+        "noise ceiling, Kendall": pages.number(ceiling["kendall"]),
+        "choosing 1 of 100": f"{pages.number(values['mean_accuracy'], 100)}% to "
+        f"{pages.number(values['oracle_choose_1_of_100'], 100)}%",
+        "hypernetwork": f"{about.get('checkpoint', pages.NOTHING)}, {about.get('steps', 0):,} steps",
+        "space": str(about.get("space", pages.NOTHING)),
     }
-    cells = (f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd></div>" for name, text in facts.items())
-    return f"<dl class=facts>{''.join(cells)}</dl>"
+    return pages.facts(facts)
 
 
 # ----------------------------------------------------------------------------------------------------------- tables
@@ -183,12 +149,12 @@ def _methods_table(values: Mapping[str, Any]) -> str:
     rows = []
     for name, method in methods.items():
         cells = [_cell(key, method[key], best[key]) for key in SHOWN]
-        cells.append(f"<td>{_number(method['seconds_per_candidate'], digits=4)}</td>")
+        cells.append(f"<td>{pages.number(method['seconds_per_candidate'], digits=4)}</td>")
         if failed:
             cells.append(f"<td>{method['failures'] or ''}</td>")
         style = " class=own" if name in (PRIMARY, COMBINED) else ""
         rows.append(f"<tr{style}><th scope=row>{html.escape(name)}</th>{''.join(cells)}</tr>")
-    return _table(head, rows)
+    return pages.table(head, rows)
 
 
 def _best(key: str, column: Sequence[float | None]) -> float | None:
@@ -198,7 +164,7 @@ def _best(key: str, column: Sequence[float | None]) -> float | None:
 
 def _cell(key: str, interval: Sequence[float | None], best: float | None) -> str:
     scale = 100 if key in PERCENT else 1
-    value, low, high = (_number(end, scale) for end in interval)
+    value, low, high = (pages.number(end, scale) for end in interval)
     style = " class=best" if interval[0] is not None and interval[0] == best else ""
     return f"<td{style}>{value}<small>{low} &ndash; {high}</small></td>"
 
@@ -209,12 +175,7 @@ def _checks_table(checks: Mapping[str, Any]) -> str:
     for name, check in checks.items():
         cells = [_cell(key, check[key], None) for key in ("kendall", "difference", "gap")]
         rows.append(f"<tr><th scope=row>{html.escape(name)}</th>{''.join(cells)}</tr>")
-    return _table(head, rows)
-
-
-def _table(head: Sequence[str], rows: Sequence[str]) -> str:
-    cells = "".join(f"<th scope=col>{html.escape(name)}</th>" for name in head)
-    return f"<div class=scroll><table><thead><tr>{cells}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    return pages.table(head, rows)
 
 
 # ----------------------------------------------------------------------------------------------------------- charts

@@ -16,6 +16,7 @@ from eval.checks import Check
 from eval.metrics import Interval
 from eval.ranking import Ranking
 from eval.scoring import Scores
+from train.metrics import write_whole
 
 SHOWN = {
     "spearman": "Spearman",
@@ -192,7 +193,7 @@ def write_ranking_files(
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Writes values with NaN as null, so that every JSON reader takes it."""
     text = json.dumps(values, indent=2, default=float)
-    path.write_text(json.dumps(_finite(json.loads(text)), indent=2) + "\n")
+    write_whole(path, json.dumps(_finite(json.loads(text)), indent=2) + "\n")
 
 
 def _finite(value: Any) -> Any:

@@ -42,6 +42,7 @@ class ScoreConfig:
     """How an architecture is scored."""
 
     images: int = 1000  # images of each split, the first ones (as many as the smaller split has, where it has fewer)
+    unseen: bool = True  # also score on images that the hypernetwork has not seen; without, it takes half the time
     draws: int = 1  # of noise, for hypernetworks conditioned on it; losses and accuracies are means over them
     calibration: int = 0  # training images that batch statistics come from; 0: from the scored images themselves
     steps: int = 0  # of fine-tuning from the generated weights before scoring; any number is the same program
@@ -57,7 +58,7 @@ class Scores(NamedTuple):
     """[A] mean cross-entropies in nats and accuracies as shares of 1, with generated weights.
 
     The tempered losses are those at the best temperature of each architecture, fitted on one half of the images and
-    taken on the other, both ways.
+    taken on the other, both ways. Those of the score split are nan without `ScoreConfig.unseen`.
     """
 
     train_loss: NDArray[np.float64]
@@ -71,7 +72,7 @@ class Scores(NamedTuple):
 class _Images(NamedTuple):
     """Everything that a score reads besides architectures: pairs of images and labels."""
 
-    scored: tuple[Any, Any]  # [2, B, ...]: of the train and of the score split
+    scored: tuple[Any, Any]  # [2, B, ...]: of the train and of the score split; [1, B, ...]: of the train split alone
     finetune: tuple[Any, Any]
     calibration: Any
 
@@ -107,11 +108,12 @@ class Scorer:
             check_labels(split.labels, hypernetwork.space.classes, f"{name} labels")
         count = min(config.images, len(train.labels), len(score.labels))
         tuned = slice(len(train.labels) if config.steps else 1)
+        parts = (train, score) if config.unseen else (train,)
         self._images = jax.device_put(
             _Images(
                 (
-                    np.stack([split.images[:count] for split in (train, score)]),
-                    np.stack([split.labels[:count] for split in (train, score)]),
+                    np.stack([split.images[:count] for split in parts]),
+                    np.stack([split.labels[:count] for split in parts]),
                 ),
                 (train.images[tuned], train.labels[tuned]),
                 train.images[: config.calibration],
@@ -186,8 +188,9 @@ def _score(
             loss = optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
             return loss, (logits.argmax(-1) == y).mean(), tempered_loss(logits, y)
 
-        train, score = jnp.stack(jax.lax.map(split, images.scored)).T  # one after the other: one copy in the program
-        return (*train, *score)
+        rows = jnp.stack(jax.lax.map(split, images.scored)).T  # one split after the other: one copy in the program
+        missing = jnp.full((2 - len(rows), rows.shape[1]), jnp.nan)
+        return tuple(jnp.concatenate([rows, missing]).ravel())
 
     return jax.lax.map(one, (weights_A, encodings))
 

@@ -12,6 +12,7 @@ DEMOS = Path(__file__).parent.parent / "demos"
 SHOWN = {
     "continual.ipynb": "continual.md",
     "quickstart.ipynb": "report.md",
+    "search.ipynb": "report.html",
     "any_model.ipynb": "accuracy without any training of this network: 8",
 }
 

@@ -50,6 +50,14 @@ def test_any_model_example_runs(
     assert (tmp_path / "net.svg").exists()
 
 
+def test_search_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": "readme"}
+    exec(compile(EXAMPLES["search"], "README.md: search", "exec", dont_inherit=True), namespace)
+    best = namespace["best"]
+    assert best.score == 0 and best.costs.parameters <= 40_000  # type: ignore[attr-defined]
+
+
 def test_proxies_example_runs() -> None:
     namespace: dict[str, object] = {"__name__": "readme"}
     exec(compile(EXAMPLES["proxies"], "README.md: proxies", "exec", dont_inherit=True), namespace)

@@ -282,6 +282,17 @@ def test_statistics_of_training_images_normalise_every_score(splits: Splits) -> 
     np.testing.assert_allclose(scores.score_loss, loss, rtol=1e-4)
 
 
+def test_one_split_alone_scores_as_beside_the_other(splits: Splits) -> None:
+    hypernetwork, cells = tiny(splits), [SPACE.sample(seed) for seed in range(3)]
+    both, alone = (
+        Scorer(hypernetwork, splits.train, splits.score, ScoreConfig(images=30, unseen=unseen))(cells)
+        for unseen in (True, False)
+    )
+    np.testing.assert_allclose(alone.train_loss, both.train_loss, rtol=1e-5)
+    np.testing.assert_allclose(alone.train_tempered, both.train_tempered, rtol=1e-5)
+    assert np.isnan(alone.score_loss).all() and np.isfinite(both.score_loss).all()
+
+
 def test_the_best_temperature_is_found() -> None:
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(400, 5)).astype(np.float32)
