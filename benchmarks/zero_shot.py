@@ -29,6 +29,7 @@ from ghn.anymodel.hypernetwork import OPEN_CONFIG
 from train.config import OptimizerConfig, SpaceConfig, TrainConfig
 from train.data import AugmentConfig, DataConfig, Splits, load
 from train.loop import train
+from train.memory import keep_memory
 
 ABLATIONS: dict[str, dict[str, Any]] = {
     "no messages": {"propagation": "none"},
@@ -48,7 +49,7 @@ class Options:
     steps: int = 8000  # of every hypernetwork
     ablations: bool = True  # train and score them too
     networks: int = 50  # of each split
-    images: int = 1000  # test images
+    images: int = 500  # test images
     learning_rate: float = 2e-3  # peak
     seed: int = 0  # of training and of the networks
     runs: Path = Path("runs/benchmark-zero-shot")  # where hypernetworks are trained
@@ -88,6 +89,7 @@ def accuracies(hypernetwork: Hypernetwork, splits: Splits, networks: list[Any], 
 
 def main(options: Options) -> None:
     """Trains what is missing, scores, writes the table."""
+    keep_memory()
     if options.quick:
         options = dataclasses.replace(options, steps=20, networks=4, images=200)
     compiled: list[float] = []
