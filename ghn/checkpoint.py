@@ -181,7 +181,7 @@ def _described(where: str, description: Mapping[str, Any], space: SearchSpace[An
         raise CheckpointError(
             f"{where}: its vocabulary {description['vocabulary']} is not the space's {space.op_names}"
         )
-    config = GHNConfig(**({"centre": False} | description["config"]))  # older versions had no such thing
+    config = GHNConfig(**description["config"])
     preprocessing = Preprocessing(**{key: tuple(value) for key, value in description["preprocessing"].items()})
     share, seed = description["held_out"]
     state = nnx.state(abstract_network(space, config), nnx.Param)

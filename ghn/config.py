@@ -39,7 +39,7 @@ class GHNConfig:
     # How a state becomes a tensor: a tile that is repeated, many tiles that differ by their place, or reference forms.
     decoder: Literal["tile", "chunks", "ghn2", "ghn3"] = "tile"
     scaling: Literal["initialiser", "ghn2"] = "initialiser"  # an ordinary initialiser's, or squashed as GHN-2's
-    centre: bool = True  # what is decoded is how a node differs from its graph's mean (without messages: its state)
+    centre: bool = False  # what is decoded is how a node differs from its graph's mean (without messages: its state)
     residual: bool = True  # weights = base + delta, or delta alone
     delta: bool = True  # False: delta is frozen at 0
     normalise: bool = True  # every kernel has the root mean square of an ordinary initialiser, after training too

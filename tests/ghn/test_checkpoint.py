@@ -187,6 +187,7 @@ NEWER = (
     "layer_norm",
     "decoder",
     "scaling",
+    "centre",
 )  # fields that came after the first files
 
 
@@ -199,16 +200,10 @@ def test_files_older_than_a_field_of_the_configuration_load_with_its_default(
     assert_equal(load(rewritten(saved_file, tmp_path / "old.safetensors", old)), hypernetwork)
 
 
-def test_files_older_than_centring_are_read_without_it(saved_file: Path, tmp_path: Path) -> None:
-    old = described(saved_file)
-    del old["config"]["centre"]
-    assert not load(rewritten(saved_file, tmp_path / "old.safetensors", old)).config.centre
-
-
 def test_the_file_of_the_package_loads() -> None:
     """It was written before those fields were."""
     demo = load("demo")
-    assert demo.config == GHNConfig(centre=False) and demo.step == 6000
+    assert demo.config == GHNConfig() and demo.step == 6000
     weights = demo(demo.space.graph(demo.space.sample(0)))
     assert all(np.isfinite(array).all() for array in weights.arrays.values())
 

@@ -169,13 +169,13 @@ def test_other_models_are_not_recognised_and_say_so(demo: ghn.Hypernetwork) -> N
         def __call__(self, x: jax.Array) -> jax.Array:
             return nn.Dense(10)(nn.relu(nn.Conv(8, (3, 3))(x)).mean((1, 2)))
 
-    result = ghn.predict(Other(), jnp.ones((2, 14, 14, 1)))
+    result = ghn.predict(Other(), jnp.ones((2, 14, 14, 1)), hypernetwork=demo)
     assert {row.source for row in result.report.rows} == {"initialiser"}
     assert {row.reason for row in result.report.rows} == {"no network of nasbench201"}
     assert "none of its networks (node" in str(result.report)
     with pytest.raises(ValueError, match="strict=True"):
-        ghn.predict(Other(), jnp.ones((2, 14, 14, 1)), strict=True)
+        ghn.predict(Other(), jnp.ones((2, 14, 14, 1)), hypernetwork=demo, strict=True)
     with pytest.raises(NotRecognisedError):
-        ghn.predict(Other(), jnp.ones((2, 14, 14, 1)), graph=result.graph)
+        ghn.predict(Other(), jnp.ones((2, 14, 14, 1)), hypernetwork=demo, graph=result.graph)
     wide = CellNet(demo.space.from_string(CELL).edges, channels=16)
-    assert "the space has" in ghn.predict(wide, jnp.ones((2, 14, 14, 1))).report.hypernetwork
+    assert "the space has" in ghn.predict(wide, jnp.ones((2, 14, 14, 1)), hypernetwork=demo).report.hypernetwork
