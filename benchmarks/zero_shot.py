@@ -44,7 +44,7 @@ LONG = 5.0  # seconds of a compilation that counts: the programs that run networ
 class Options:
     """What to run."""
 
-    data: str = "embedded"  # name of data in the package, or a folder of a data set's files
+    data: str = DataConfig().source  # the data in the package, or a folder of a data set's files
     image_size: int = 14  # pixels along an axis
     steps: int = 8000  # of every hypernetwork
     ablations: bool = True  # train and score them too
