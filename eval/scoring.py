@@ -42,11 +42,11 @@ class ScoreConfig:
     """How an architecture is scored."""
 
     images: int = 1000  # images of each split, the first ones (as many as the smaller split has, where it has fewer)
-    unseen: bool = True  # also score on images that the hypernetwork has not seen; without, it takes half the time
     draws: int = 1  # of noise, for hypernetworks conditioned on it; losses and accuracies are means over them
     calibration: int = 0  # training images that batch statistics come from; 0: from the scored images themselves
     steps: int = 0  # of fine-tuning from the generated weights before scoring; any number is the same program
     finetune: FinetuneConfig = FinetuneConfig(learning_rate=0.02)  # how
+    unseen: bool = True  # also score on images that the hypernetwork has not seen; without, it takes half the time
 
     def __post_init__(self) -> None:
         for name, least in (("images", 2), ("draws", 1), ("calibration", 0), ("steps", 0)):

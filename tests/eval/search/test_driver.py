@@ -37,7 +37,7 @@ folder, count = Path(sys.argv[1]), int(sys.argv[2])
 
 class Slow(ToyScorer):
     def __call__(self, architectures, fidelity):
-        time.sleep(0.002)
+        time.sleep(0.02)  # long beside a look at the database, on a busy machine too
         return super().__call__(architectures, fidelity)
 
 def run(name, scorer):
