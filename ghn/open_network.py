@@ -30,7 +30,7 @@ from architectures.trace import OPS
 from ghn.config import GHNConfig
 from ghn.decoder import HeadDecoder, KernelDecoder, VectorDecoder, wrap
 from ghn.features import PADDING_OP, GraphInputs, NodeEncoder, centred, constant_norm
-from ghn.noise import BANK, LONGEST, block_signs, leaf_offsets, noise_bank
+from ghn.noise import BANK, block_signs, leaf_offsets, noise_bank
 from ghn.parts import make_propagation
 
 KERNEL_OPS = ("conv", "conv_transpose", "dense", "embedding")
@@ -226,4 +226,4 @@ def _bank_values(offset_S: Array, extent_S4: Array, shape: tuple[int, ...]) -> A
     row = matrix[..., None] * inputs_S[:, None, None, None] + jnp.arange(shape[2])
     start = offset_S[:, None, None, None] + row * outputs_S[:, None, None, None]
     index = (start[..., None] + jnp.arange(shape[3])) % BANK
-    return jnp.asarray(noise_bank()[: BANK + LONGEST])[index]
+    return jnp.asarray(noise_bank()[:BANK])[index]
