@@ -119,7 +119,9 @@ class OpenNetwork(OpenGHN):
         looked_up = group.role == "embedding"
         tiles, gain_S = self._tiles(states_SD, shape, dense_S, looked_up)
         if self.config.normalise:
-            rms_S = jnp.sqrt(jnp.square(gain_S) + _mean_square(tiles, extent_S4, shape))
+            used = group.extents(variant_S).reshape(group.slots, *shape)[..., : tiles.shape[3], : tiles.shape[4]]
+            mean_square_S = (jnp.square(tiles) * used).sum((1, 2, 3, 4)) / used.sum((1, 2, 3, 4))
+            rms_S = jnp.sqrt(jnp.square(gain_S) + mean_square_S)
             tiles, gain_S = tiles / _wide(rms_S), gain_S / rms_S
         sizes_S = jnp.exp(LARGEST * jnp.tanh(self.size(states_SD)[:, 0] / LARGEST)) if self.config.delta else 1.0
         noise = _bank_values(jnp.asarray(inputs.offsets[group.name]), extent_S4, shape)
@@ -191,20 +193,6 @@ def _wide(x_S: Array) -> Array:
 def _positions(extent_S: Array, size: int) -> Array:
     """[S, size] index of a slot's positions along a kernel's axis within the leaf, which lies at the slot's centre."""
     return jnp.arange(size) - ((size - extent_S) // 2)[:, None]
-
-
-def _mean_square(tiles: Array, extent_S4: Array, shape: tuple[int, ...]) -> Array:
-    """[S] over the part of each tile that its leaf uses."""
-    inside = [
-        (position >= 0) & (position < extent_S4[:, axis, None])
-        for axis, position in enumerate((_positions(extent_S4[:, 0], shape[0]), _positions(extent_S4[:, 1], shape[1])))
-    ]
-    inside += [jnp.arange(tiles.shape[3]) < extent_S4[:, 2, None], jnp.arange(tiles.shape[4]) < extent_S4[:, 3, None]]
-    squares = jnp.square(tiles)
-    for axis in (4, 3, 2, 1):  # from the last: each sum leaves less for the next
-        weights = inside[axis - 1].reshape(len(tiles), *[1] * (axis - 1), -1)
-        squares = (squares * weights).sum(axis) / weights.sum(axis)
-    return squares
 
 
 def _spread(tiles: Array, inputs: int, outputs: int) -> Array:
