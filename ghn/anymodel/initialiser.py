@@ -17,6 +17,7 @@ from jax.extend import core as jex
 from numpy.typing import NDArray
 
 from architectures.ops import Leaf
+from ghn.open_network import EMBEDDING_SCALE
 
 SAMPLE = 16_384  # values of an array from which its moments are estimated
 TRUNCATED = 0.879_625_66  # deviation of a normal distribution that is cut at two deviations
@@ -145,7 +146,7 @@ def snapped(moments: Moments, leaf: Leaf) -> tuple[float, str]:
 def rule(leaf: Leaf, looked_up: bool) -> tuple[float, str]:
     """The deviation where no initialiser is known: LeCun's, as Flax and Haiku use; of tables, Flax's or 0.02."""
     if leaf.role == "embedding":
-        return (leaf.shape[1] ** -0.5, "width") if looked_up else (0.02, "0.02")
+        return (leaf.shape[1] ** -0.5, "width") if looked_up else (EMBEDDING_SCALE, str(EMBEDDING_SCALE))
     return leaf.fan_in**-0.5, "LeCun"
 
 
