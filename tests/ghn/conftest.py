@@ -16,13 +16,6 @@ from train.step import Batch, init_state, train_step
 
 STEPS = 20
 
-FAST = {"xla_backend_optimization_level": 0}  # half the time of compilation, and a few steps only are run
-
-
-@pytest.fixture(autouse=True, scope="package")
-def _quickly(compile_quickly: None) -> None:
-    """Less optimisation for the whole package."""
-
 
 @pytest.fixture(scope="session")
 def space() -> NASBench201:
@@ -46,7 +39,7 @@ def trained(fresh: Hypernetwork) -> Hypernetwork:
     space, rng = fresh.space, np.random.default_rng(0)
     optimizer = optax.adam(1e-2)
     state = init_state(fresh, optimizer)
-    step = jax.jit(functools.partial(train_step, fresh.definition, optimizer), compiler_options=FAST)
+    step = jax.jit(functools.partial(train_step, fresh.definition, optimizer))
     for _ in range(STEPS):
         labels = rng.integers(0, space.classes, 8).astype(np.int32)
         images = (rng.normal(size=(8, *space.input_shape)) + labels[:, None, None, None]).astype(np.float32)

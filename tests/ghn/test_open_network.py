@@ -1,7 +1,6 @@
 """An open network emits for a space what prediction on the host emits for the same graphs as models."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +62,7 @@ def test_every_part_learns() -> None:
     hypernetwork = ghn.Hypernetwork.create(space, CONFIG)
     graphs = [hypernetwork.inputs(space.graph(space.sample(seed))) for seed in range(8)]
 
-    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    @jax.jit
     def gradient(parameters: nnx.State, inputs: object) -> nnx.State:
         def total(parameters: nnx.State) -> jax.Array:
             return sum(

@@ -21,7 +21,6 @@ from ghn.reference import reference_scale
 from ghn.shape_encoder import ShapeEncoder, channel_bins, channel_lookup, kernel_bins, kernel_lookup
 from train.step import Batch, init_state, train_step
 
-FAST = {"xla_backend_optimization_level": 0}  # half the time of compilation, and a few steps only are run
 SPACE = CellSpace(channels=8, input_shape=(6, 6, 1), classes=3, stages=1, nodes=4, ops=(NONE, SKIP, CONV_1X1, CONV_3X3))
 CELL = Cell(("nor_conv_3x3", "nor_conv_1x1", "none", "nor_conv_3x3", "skip_connect", "nor_conv_1x1"))
 SMALL = {"width": 8, "hidden": 16, "tile": 6, "kernel_tile": 5}
@@ -34,11 +33,11 @@ CONFIGS = {
 @pytest.fixture(scope="module", params=list(CONFIGS))
 def hypernetwork(request: pytest.FixtureRequest) -> Hypernetwork:
     config = CONFIGS[request.param]
-    parameters = jax.jit(lambda: Hypernetwork.create(SPACE, config, seed=0).parameters, compiler_options=FAST)()
+    parameters = jax.jit(lambda: Hypernetwork.create(SPACE, config, seed=0).parameters)()
     return Hypernetwork(SPACE, config, parameters)
 
 
-@functools.partial(jax.jit, static_argnums=0, compiler_options=FAST)
+@functools.partial(jax.jit, static_argnums=0)
 def generate(definition: Any, parameters: Any, inputs: GraphInputs) -> Any:
     return nnx.merge(definition, parameters)(inputs)
 
@@ -101,7 +100,7 @@ def test_a_larger_grid_changes_nothing(hypernetwork: Hypernetwork) -> None:
             inputs.op_N != PADDING_OP,
         )
 
-    deltas = jax.jit(lambda inputs: module.deltas(inputs, module.norm(states(inputs))), compiler_options=FAST)(inputs)
+    deltas = jax.jit(lambda inputs: module.deltas(inputs, module.norm(states(inputs))))(inputs)
     kernel = deltas["stem/kernel"] * reference_scale(space.layout["stem/kernel"].variants[0])
     np.testing.assert_allclose(kernel, expected["stem/kernel"], rtol=0, atol=2e-5)
 
@@ -114,7 +113,7 @@ def test_presets_train(hypernetwork: Hypernetwork) -> None:
     graphs = stack_inputs([hypernetwork.inputs(space.graph(CELL))])
     batch = Batch(images, labels, graphs, stack_inputs([space.encode(CELL)]))
     optimizer = optax.chain(optax.clip_by_global_norm(5.0), optax.sgd(0.05))
-    step = jax.jit(functools.partial(train_step, hypernetwork.definition, optimizer), compiler_options=FAST)
+    step = jax.jit(functools.partial(train_step, hypernetwork.definition, optimizer))
     state, losses = init_state(hypernetwork, optimizer), []
     for index in range(20):
         state, metrics = step(state, batch)

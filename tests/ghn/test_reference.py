@@ -32,7 +32,6 @@ PRIMITIVES = (
     *("max_pool", "avg_pool", "sep_conv", "dil_conv", "conv", "msa", "cse", "sum", "concat", "input", "bias", "bn"),
     *("ln", "pos_enc", "glob_avg"),
 )
-FAST = {"xla_backend_optimization_level": 0}  # each program is run once
 OWNERSHIP = dict[str, tuple[int, tuple[int, ...]]]  # of parameters: name -> (node, shape as PyTorch has it)
 
 
@@ -179,9 +178,7 @@ def load(module: Any, sd: dict[str, Any]) -> None:
 def run(module: Any, method: Any, *args: Any) -> Any:
     """`method(module, *args)`, compiled with the weights as arguments."""
     definition, parameters = nnx.split(module)
-    compiled = jax.jit(
-        lambda parameters, *args: method(nnx.merge(definition, parameters), *args), compiler_options=FAST
-    )
+    compiled = jax.jit(lambda parameters, *args: method(nnx.merge(definition, parameters), *args))
     return compiled(parameters, *args)
 
 

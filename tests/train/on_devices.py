@@ -16,13 +16,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-OPTIONS = "--xla_backend_optimization_level=0"  # half the time of compilation
 STEPS = 20
 
 
 def start(devices: int) -> None:
     """Before JAX is imported."""
-    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices} {OPTIONS}"
+    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
     os.environ["JAX_PLATFORMS"] = "cpu"
 
 

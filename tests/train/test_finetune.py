@@ -15,7 +15,6 @@ from train.finetune import FinetuneConfig, Finetuner, finetune, learning_rate
 
 SPACE = NASBench201(channels=2, cells=1, input_shape=(4, 4, 1), classes=3, stages=1)
 CELLS = [SPACE.sample(seed) for seed in (0, 1)]
-FAST = {"xla_backend_optimization_level": 0}  # a fraction of the time of compilation
 CONFIG = FinetuneConfig(learning_rate=0.1, warmup=1, batch=8, calibration=12)
 
 
@@ -55,7 +54,7 @@ def test_steps_are_those_of_a_plain_loop() -> None:
     tuner = Finetuner(SPACE, data, split(1, 12), CONFIG)
     weights, encoding = tuner.initial(CELLS[0], 0), SPACE.encode(CELLS[0])
     images, labels = jnp.asarray(data.images), jnp.asarray(data.labels)
-    program = jax.jit(functools.partial(finetune, SPACE, CONFIG), compiler_options=FAST)
+    program = jax.jit(functools.partial(finetune, SPACE, CONFIG))
     got = program(weights, encoding, jnp.int32(steps), images, labels)
 
     momentum = jax.tree.map(jnp.zeros_like, weights)
@@ -65,7 +64,6 @@ def test_steps_are_those_of_a_plain_loop() -> None:
                 SPACE.forward(w, encoding, x, Layers())[0], y
             ).mean()
         ),
-        compiler_options=FAST,
     )
     key, expected = jax.random.key(CONFIG.seed), weights
     for step in range(steps):

@@ -31,11 +31,6 @@ SEED = 3
 Tree = dict[str, Any]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _quickly(compile_quickly: None) -> None:
-    """Each program here runs a few times."""
-
-
 @pytest.fixture(scope="module")
 def scores() -> dict[str, np.ndarray]:
     return score(SPACE, [CELL, OTHER], IMAGES, LABELS, initialisations=1, seed=SEED)

@@ -21,11 +21,6 @@ IMAGES = np.random.default_rng(0).standard_normal((4, 6, 6, 1)).astype(np.float3
 LABELS = np.arange(4)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _quickly(compile_quickly: None) -> None:
-    """Each program here runs a few times."""
-
-
 def test_a_run_goes_on_where_it_was_killed(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     first = ProxyTable(path, SPACE, NAMES, 1)

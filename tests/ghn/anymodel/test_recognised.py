@@ -18,7 +18,6 @@ from architectures.spaces.recognise import NotRecognisedError, recognise
 from architectures.trace import trace
 from train.data import DataConfig, load
 
-FAST = {"xla_backend_optimization_level": 0}
 CELL = "|nor_conv_3x3~0|+|avg_pool_3x3~0|avg_pool_3x3~1|+|none~0|avg_pool_3x3~1|nor_conv_3x3~2|"  # held out of training
 POOR = "|nor_conv_1x1~0|+|none~0|avg_pool_3x3~1|+|none~0|nor_conv_1x1~1|avg_pool_3x3~2|"
 
@@ -74,7 +73,7 @@ def images() -> tuple[Any, Any]:
     return np.asarray(split.images), np.asarray(split.labels)
 
 
-@functools.partial(jax.jit, static_argnums=0, compiler_options=FAST)
+@functools.partial(jax.jit, static_argnums=0)
 def logits_of(model: nn.Module, variables: Any, x: jax.Array) -> jax.Array:
     """Under statistics of these very images."""
     return model.apply(variables, x, train=True, mutable=["batch_stats"])[0]

@@ -11,11 +11,6 @@ from train.continual import ContinualConfig, ScheduleConfig, StreamConfig
 from train.data import DataConfig
 
 
-@pytest.fixture(autouse=True, scope="package")
-def _quickly(compile_quickly: None) -> None:
-    """Less optimisation for the whole package."""
-
-
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
     """Four classes of 4 x 4 images, each bright in a quarter of its own."""
