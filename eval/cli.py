@@ -13,6 +13,8 @@ from eval.continual import report as report_continual
 from eval.demo import DemoConfig
 from eval.demo import demo as run_demo
 from eval.html_report import write_html
+from eval.initialise import InitialiseConfig
+from eval.initialise import initialise as run_initialise
 from eval.plots import scatter
 from eval.predict import PredictConfig
 from eval.predict import predict as run_predict
@@ -64,6 +66,18 @@ def search(
         resume: go on with what the folder holds.
     """
     run_search(config, out, Budget(budget_evaluations, budget_seconds), console, resume)
+
+
+def initialise(
+    config: Annotated[InitialiseConfig, tyro.conf.arg(name="")], out: Path = Path("runs/initialise")
+) -> None:
+    """Train networks from generated weights and from an ordinary initialiser's; run again to continue.
+
+    Args:
+        config: which networks, how.
+        out: folder for the table and the plot.
+    """
+    run_initialise(config, out, console)
 
 
 def retrain(config: Annotated[RetrainConfig, tyro.conf.arg(name="")], out: Path = Path("runs/search")) -> None:
@@ -169,6 +183,7 @@ def main() -> None:
     commands: dict[str, Callable[..., None]] = {
         "rank": rank,
         "search": search,
+        "initialise": initialise,
         "retrain": retrain,
         "ensemble": ensemble,
         "spaces": spaces,

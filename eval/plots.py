@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from eval.html_report import read_saved
 from eval.metrics import Interval
 from eval.ranking import PRIMARY
+from eval.starts import Curves
 
 COLOURS = ("#1f5fa8", "#d1702a", "#8a8a8a")
 
@@ -74,6 +75,28 @@ def groups(accuracies: Mapping[str, Sequence[float]], ylabel: str, stem: Path) -
     axes.set_xticks([])
     axes.set_ylabel(ylabel)
     axes.grid(alpha=0.25, axis="y")
+    return save(figure, stem)
+
+
+def start_curves(curves: Mapping[str, Mapping[str, Curves]], stops: Sequence[int], stem: Path) -> list[Path]:
+    """A panel a network: test accuracy against training steps, a line a start, with standard errors."""
+    columns = min(4, len(curves))
+    rows = -(-len(curves) // columns)
+    figure, panels = plt.subplots(rows, columns, figsize=(2.8 * columns, 2.3 * rows), squeeze=False, sharey=True)
+    for axes in panels.flat[len(curves) :]:
+        axes.set_axis_off()
+    for axes, (name, own) in zip(panels.flat, curves.items(), strict=False):
+        for colour, (start, curve) in zip(COLOURS, own.items(), strict=False):
+            error = None if np.isnan(curve.error_K).all() else 100 * curve.error_K
+            axes.errorbar(stops, 100 * curve.mean_K, error, fmt="o-", ms=3, lw=1, color=colour, label=start)
+        axes.set_xscale("symlog", linthresh=50)
+        axes.set_xticks(stops, [str(stop) for stop in stops])
+        axes.set_title(name, fontsize=9)
+        axes.grid(alpha=0.25)
+    panels[0, 0].legend(fontsize=8)
+    figure.supxlabel("steps", fontsize=9)
+    figure.supylabel("test accuracy, %", fontsize=9)
+    figure.tight_layout()
     return save(figure, stem)
 
 

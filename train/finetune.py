@@ -77,13 +77,18 @@ class Finetuner:
 
     def initial(self, architecture: Any, seed: int) -> WeightArrays:
         """An ordinary initialiser's weights."""
-        filled = occupancy(self._space.layout, self._space.graph(architecture))
-        return _initial(self._space, {name: group.variant for name, group in filled.items()}, np.int32(seed))
+        return initial_weights(self._space, architecture, seed)
 
     def __call__(self, architecture: Any, weights: WeightArrays, steps: int) -> Glance:
         """Losses and accuracies after `steps` steps from `weights`."""
         outcome = self._run(weights, self._space.encode(architecture), np.int32(steps), *self._data)
         return Glance(*(float(value) for value in outcome))
+
+
+def initial_weights(space: SearchSpace[Any], architecture: Any, seed: int) -> WeightArrays:
+    """An ordinary initialiser's weights (He et al. 2015) in the slot layout of the space; one compilation for all."""
+    filled = occupancy(space.layout, space.graph(architecture))
+    return _initial(space, {name: group.variant for name, group in filled.items()}, np.int32(seed))
 
 
 def check_batch(config: FinetuneConfig, train: Dataset) -> None:

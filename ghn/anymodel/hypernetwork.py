@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -22,6 +23,7 @@ from flax import nnx
 from numpy.typing import NDArray
 
 from architectures.graph import ArchGraph
+from architectures.spaces import SearchSpace
 from architectures.trace import OPS
 from ghn.anymodel.host import HostGHN, ancestor_distances
 from ghn.api import Hypernetwork, Parameters
@@ -77,6 +79,26 @@ class OpenHypernetwork:
             )
         _check(trained.config)
         return cls(trained.config, trained.parameters, step=trained.step)
+
+    def on(self, space: SearchSpace[Any]) -> Hypernetwork:
+        """The same for the networks of a space, compiled once for all of them.
+
+        Raises:
+            ValueError: a space with ops that are not in the vocabulary of traced models.
+        """
+        return dataclasses.replace(Hypernetwork.create(space, self.config), parameters=self.parameters, step=self.step)
+
+    @property
+    def space(self) -> NoReturn:
+        """What asks for a space meets the error here.
+
+        Raises:
+            ValueError: an open hypernetwork has none.
+        """
+        raise ValueError(
+            "checkpoint: an open hypernetwork, which has no space of its own; use ghn.predict, hypernetwork.on(space), "
+            "or a checkpoint that was trained on a space, such as 'demo'"
+        )
 
     @functools.cached_property
     def host(self) -> HostGHN:
