@@ -14,11 +14,12 @@ import numpy as np
 
 from architectures.spaces import SearchSpace
 from ghn.api import Hypernetwork
-from train.config import TrainConfig
+from train.config import Sampling, TrainConfig
 from train.data import Dataset, augment, batch_indices
 from train.step import Batch
 
 _ARCHITECTURE_STREAM = 1
+SEVERAL = 8  # draws that "balanced" and "sandwich" choose from
 
 
 class BatchStream:
@@ -34,19 +35,36 @@ class BatchStream:
         config = self._config
         rows = batch_indices(len(self._train.labels), config.batch, config.seed, step)
         rng = np.random.default_rng((config.seed, _ARCHITECTURE_STREAM, step))
-        pairs = [self._encoded(self._sample(rng)) for _ in range(config.meta_batch)]
+        pairs = [self._encoded(architecture) for architecture in self._sample(rng)]
         graphs, encodings = jax.tree.map(lambda *leaves: np.stack(leaves), *pairs)
         graphs = graphs._replace(noise=rng.standard_normal(graphs.noise.shape, np.float32))
-        return Batch(self._augment(step, self._train.images[rows]), self._train.labels[rows], graphs, encodings)
+        labels = smoothed(self._train.labels[rows], self._train.classes, config.label_smoothing)
+        return Batch(self._augment(step, self._train.images[rows]), labels, graphs, encodings)
 
     def iterate(self, start: int, stop: int) -> Iterator[Batch]:
         """The batches of steps start to stop - 1."""
         return (self[step] for step in range(start, stop))
 
-    def _sample(self, rng: np.random.Generator) -> Any:
+    def _sample(self, rng: np.random.Generator) -> list[Any]:
+        """The architectures of a step."""
+        count, sampling = self._config.meta_batch, self._config.sampling
+        if sampling == "sandwich":
+            pool, sizes = self._draw(rng, SEVERAL)
+            return [pool[sizes.argmin()], pool[sizes.argmax()], *self._draw(rng, count - 2)[0]]
+        return [self._sample_one(rng, sampling) for _ in range(count)]
+
+    def _sample_one(self, rng: np.random.Generator, sampling: Sampling) -> Any:
+        draws, sizes = self._draw(rng, {"uniform": 1, "balanced": SEVERAL}.get(sampling, 2))
+        if sampling == "balanced":
+            logs = np.log(np.maximum(sizes, 1))
+            return draws[np.abs(logs - rng.uniform(logs.min(), logs.max())).argmin()]
+        return draws[sizes.argmin() if sampling == "small" else sizes.argmax()]
+
+    def _draw(self, rng: np.random.Generator, count: int) -> tuple[list[Any], np.ndarray]:
+        """Architectures that are not held out, and their parameter counts."""
         space = self._hypernetwork.space
-        draws = [draw_training(space, rng, self._config) for _ in range(2 if self._config.sampling == "large" else 1)]
-        return max(draws, key=lambda draw: space.cost(draw).parameters) if len(draws) > 1 else draws[0]
+        draws = [draw_training(space, rng, self._config) for _ in range(count)]
+        return draws, np.array([space.cost(draw).parameters for draw in draws] if count > 1 else [0])
 
     def _encoded(self, architecture: Any) -> tuple[Any, Any]:
         if architecture not in self._cache:
@@ -56,6 +74,13 @@ class BatchStream:
                 self._cache.clear()
             self._cache[architecture] = pair
         return self._cache[architecture]
+
+
+def smoothed(labels: np.ndarray, classes: int, share: float) -> np.ndarray:
+    """[B] labels as they are, or [B, classes] distributions with a share spread evenly (Szegedy et al. 2016)."""
+    if not share:
+        return labels
+    return np.asarray((1 - share) * np.eye(classes)[labels] + share / classes, np.float32)
 
 
 def draw_training(space: SearchSpace[Any], rng: np.random.Generator, config: TrainConfig) -> Any:

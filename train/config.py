@@ -62,10 +62,13 @@ class OptimizerConfig:
     clip: float = 5.0  # global gradient norm
     weight_decay: float = 1e-5  # decoupled, times the learning rate
     momentum: float = 0.9  # of sgd
+    ema: float = 0.0  # decay of the moving average of parameters that checkpoints hold; 0: the parameters themselves
 
     def __post_init__(self) -> None:
         if not self.learning_rate > 0:
             raise ValueError(f"OptimizerConfig.learning_rate={self.learning_rate}: must be positive")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"OptimizerConfig.ema={self.ema}: a decay in [0, 1); 0 for no average")
         if not self.clip > 0:
             raise ValueError(f"OptimizerConfig.clip={self.clip}: must be positive; use a large number for no clipping")
 
@@ -83,6 +86,9 @@ class DevicesConfig:
                 raise ValueError(f"DevicesConfig.{name}={getattr(self, name)}: must be at least 1")
 
 
+Sampling = Literal["uniform", "large", "small", "balanced", "sandwich"]
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """One training run. Expected of the default: 6,000 steps in 2 to 4 minutes on two CPU cores."""
@@ -95,7 +101,11 @@ class TrainConfig:
     steps: int = 6000  # optimiser steps
     batch: int = 64  # images a step
     meta_batch: int = 1  # architectures a step, all on the same images
-    sampling: Literal["uniform", "large"] = "large"  # "large": the one of two draws with more parameters
+    # Architectures of a step. "large", "small": the one of two draws with more (fewer) parameters; "balanced": of eight
+    # draws, the nearest to a size drawn log-uniformly between their smallest and largest; "sandwich": the smallest and
+    # the largest of eight draws, the others uniform (Yu et al. 2020; needs meta_batch of 3 or more).
+    sampling: Sampling = "large"
+    label_smoothing: float = 0.0  # share of the target that is spread over all classes
     held_out: float = 0.1  # share of the space's isomorphism classes that training never sees
     held_out_seed: int = 0  # which share
     seed: int = 0  # of initialisation, batches, architectures, augmentation
@@ -108,8 +118,11 @@ class TrainConfig:
         for name in ("steps", "batch", "meta_batch", "log_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"TrainConfig.{name}={getattr(self, name)}: must be at least 1")
-        if not 0 <= self.held_out < 1:
-            raise ValueError(f"TrainConfig.held_out={self.held_out}: a share in [0, 1)")
+        for name in ("held_out", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"TrainConfig.{name}={getattr(self, name)}: a share in [0, 1)")
+        if self.sampling == "sandwich" and self.meta_batch < 3:
+            raise ValueError(f"TrainConfig.meta_batch={self.meta_batch}: sampling='sandwich' needs at least 3")
         for name, axis in (("meta_batch", "architectures"), ("batch", "batch")):
             size, count = getattr(self, name), getattr(self.devices, axis)
             if size % count:

@@ -10,15 +10,16 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from architectures.layers import Layers
-from ghn.api import Hypernetwork, Preprocessing
+from ghn.api import Hypernetwork, Parameters, Preprocessing
 from ghn.checkpoint import load_training, save_run, steps_of
 from train.batches import BatchStream
 from train.config import TrainConfig
 from train.data import Splits, load
 from train.metrics import MetricsWriter, TrainingProgress
-from train.optimizer import make_optimizer
+from train.optimizer import averaged, make_optimizer
 from train.parallel import keep, make_step, mesh_of, wait_for_all
 from train.run_folder import RunError, claim
 from train.step import TrainState, init_state
@@ -50,7 +51,7 @@ def train(config: TrainConfig, run: Path, tensorboard: bool = False, show: bool 
     state = init_state(hypernetwork, optimizer)
     finished = steps_of(run)
     if finished:
-        state = _restore(run, finished[-1], state)
+        state = _restore(run, finished[-1], state, config)
     start, first = int(state.step), jax.process_index() == 0
     stream = BatchStream(config, hypernetwork, splits.train)
     step_fn, place = make_step(mesh, hypernetwork.definition, optimizer, Layers(precision=config.precision))
@@ -68,7 +69,7 @@ def train(config: TrainConfig, run: Path, tensorboard: bool = False, show: bool 
                 means = {name: float(np.mean([metrics[name] for metrics in pending])) for name in pending[0]}
                 pending = []
                 if not all(math.isfinite(value) for value in means.values()):
-                    _save(run, hypernetwork, good)
+                    _save(run, hypernetwork, good, config)
                     raise RunError(
                         f"{run}: the loss is not finite between steps {int(good.step)} and {done} ({means}); "
                         f"checkpoint {int(good.step)} holds the last good state. Lower optimizer.learning-rate "
@@ -79,8 +80,8 @@ def train(config: TrainConfig, run: Path, tensorboard: bool = False, show: bool 
                     writer.write(done, means)
                 progress.update(done, means)
             if done % config.checkpoint_every == 0 or done == config.steps:
-                _save(run, hypernetwork, state)
-    parameters = jax.tree.map(lambda leaf: leaf.addressable_data(0), state.parameters)  # on one device
+                _save(run, hypernetwork, state, config)
+    parameters = jax.tree.map(lambda leaf: leaf.addressable_data(0), _result(state, config))  # on one device
     return dataclasses.replace(hypernetwork, parameters=parameters, step=int(state.step))
 
 
@@ -115,16 +116,23 @@ def _claim(run: Path, config: TrainConfig, splits: Splits) -> None:
     claim(run, dataclasses.asdict(config), dataclasses.asdict(TrainConfig()), dict(splits.provenance), ("devices",))
 
 
-def _training_tree(state: TrainState) -> dict[str, Any]:
-    return {"optimizer_state": state.optimizer_state, "step": state.step}
+def _result(state: TrainState, config: TrainConfig) -> Parameters:
+    """What checkpoints hold as the hypernetwork: its parameters or their moving average."""
+    return averaged(state.parameters, state.optimizer_state) if config.optimizer.ema else state.parameters
 
 
-def _save(run: Path, hypernetwork: Hypernetwork, state: TrainState) -> None:
-    current = dataclasses.replace(hypernetwork, parameters=state.parameters, step=int(state.step))
+def _training_tree(state: TrainState, config: TrainConfig) -> dict[str, Any]:
+    """What a checkpoint holds beside the hypernetwork."""
+    own = {"parameters": jax.jit(lambda tree: ravel_pytree(tree)[0])(state.parameters)} if config.optimizer.ema else {}
+    return {"optimizer_state": state.optimizer_state, "step": state.step, **own}
+
+
+def _save(run: Path, hypernetwork: Hypernetwork, state: TrainState, config: TrainConfig) -> None:
+    current = dataclasses.replace(hypernetwork, parameters=_result(state, config), step=int(state.step))
     if current.step in steps_of(run):
         return
     try:
-        save_run(run, current, _training_tree(state))
+        save_run(run, current, _training_tree(state, config))
     except (OSError, ValueError) as error:  # tensorstore reports a full disk as a ValueError
         kept = steps_of(run)
         raise RunError(
@@ -134,6 +142,8 @@ def _save(run: Path, hypernetwork: Hypernetwork, state: TrainState) -> None:
         ) from error
 
 
-def _restore(run: Path, step: int, state: TrainState) -> TrainState:
-    parameters, training = load_training(run, step, state.parameters, _training_tree(state))
+def _restore(run: Path, step: int, state: TrainState, config: TrainConfig) -> TrainState:
+    parameters, training = load_training(run, step, state.parameters, _training_tree(state, config))
+    if config.optimizer.ema:
+        parameters = ravel_pytree(parameters)[1](training["parameters"])
     return TrainState(parameters, training["optimizer_state"], training["step"])

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-import optax
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.flatten_util import ravel_pytree
+
+from ghn.api import Parameters
 from train.config import OptimizerConfig
 
 
@@ -21,5 +28,38 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
         direction,
         optax.add_decayed_weights(config.weight_decay),
         optax.scale_by_learning_rate(schedule),
+        *([parameter_average(config.ema)] if config.ema else []),
     )
     return optax.flatten(chain)
+
+
+class AverageState(NamedTuple):
+    """Of `parameter_average`."""
+
+    average: Any
+    updates: Array  # int32, so far
+
+
+def parameter_average(decay: float) -> optax.GradientTransformation:
+    """Leaves updates as they are and keeps the exponential moving average of the parameters that they lead to.
+
+    The n-th decay is min(decay, n / (9 + n)), so that the average soon forgets the initial parameters. To stand last.
+    """
+
+    def init(parameters: Any) -> AverageState:
+        return AverageState(parameters, jnp.zeros((), jnp.int32))
+
+    def update(updates: Any, state: AverageState, parameters: Any = None) -> tuple[Any, AverageState]:
+        own = jnp.minimum(decay, (1 + state.updates) / (10 + state.updates))
+        after = optax.apply_updates(parameters, updates)
+        average = jax.tree.map(lambda old, new: own * old + (1 - own) * new, state.average, after)
+        return updates, AverageState(average, state.updates + 1)
+
+    return optax.GradientTransformation(init, update)
+
+
+def averaged(parameters: Parameters, optimizer_state: Any) -> Parameters:
+    """The moving average of the parameters, in their form; of an optimiser with `OptimizerConfig.ema`."""
+    flat = optax.tree_utils.tree_get(optimizer_state, "average")
+    result: Parameters = jax.jit(lambda parameters, flat: ravel_pytree(parameters)[1](flat))(parameters, flat)
+    return result

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import nnx
 from jax import Array
@@ -35,13 +34,13 @@ class Batch(NamedTuple):
 
     Attributes:
         images: [B, H, W, C] float32, normalised.
-        labels: [B] int32.
+        labels: [B] int32, or [B, classes] float32: a distribution for every image.
         graphs: the A architectures as the hypernetwork reads them, stacked.
         encodings: the same architectures as the executor reads them, stacked.
     """
 
     images: Array
-    labels: Array | NDArray[np.int32]
+    labels: Array | NDArray[Any]
     graphs: GraphInputs
     encodings: dict[str, Array]
 
@@ -153,8 +152,11 @@ def _evaluate(
 ) -> tuple[Array, Array]:
     logits, _ = space.forward(layers.cast(weights), encoding, layers.cast(images), layers)
     logits = logits.astype(jnp.float32)
-    loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-    return loss, (logits.argmax(-1) == labels).mean()
+    if labels.ndim == 1:
+        loss, answers = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), labels
+    else:
+        loss, answers = optax.softmax_cross_entropy(logits, labels).mean(), labels.argmax(-1)
+    return loss, (logits.argmax(-1) == answers).mean()
 
 
 def _evaluate_forward(

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from architectures.spaces import Cell, NASBench201
@@ -114,7 +115,7 @@ def test_held_out_classes_are_never_drawn(hypernetwork: Hypernetwork, splits: Sp
     assert any(space.held_out(draw_training(space, np.random.default_rng((3, s)), free), 0.5) for s in range(20))
 
 
-@pytest.mark.parametrize("sampling", ["uniform", "large"])
+@pytest.mark.parametrize("sampling", ["uniform", "balanced"])
 def test_streams_draw_no_held_out_class(hypernetwork: Hypernetwork, splits: Splits, sampling: str) -> None:
     """Seen from outside: the graphs of 200 steps are those of a stream whose rejected draws were held out."""
     space = hypernetwork.space
@@ -132,10 +133,31 @@ def test_streams_draw_no_held_out_class(hypernetwork: Hypernetwork, splits: Spli
     assert any(space.held_out(cell, CONFIG.held_out, 1) for cell in originals)  # another share is another share
 
 
-def test_large_sampling_prefers_large_architectures(hypernetwork: Hypernetwork, splits: Splits) -> None:
-    means = {}
-    for sampling in ("uniform", "large"):
-        stream = make_stream(hypernetwork, splits, sampling=sampling, augment=AugmentConfig(crop=0, flip=False))
-        cells = [cell for batch in stream.iterate(0, 100) for cell in cells_of(hypernetwork, batch)]
-        means[sampling] = np.mean([hypernetwork.space.cost(cell).parameters for cell in cells])
-    assert means["large"] > 1.1 * means["uniform"]
+def parameter_counts(hypernetwork: Hypernetwork, splits: Splits, sampling: str, **changes: Any) -> np.ndarray:
+    """[steps, architectures] of a stream."""
+    plain = AugmentConfig(crop=0, flip=False)
+    stream = make_stream(hypernetwork, splits, sampling=sampling, augment=plain, **changes)
+    steps = [cells_of(hypernetwork, batch) for batch in stream.iterate(0, 60)]
+    return np.array([[hypernetwork.space.cost(cell).parameters for cell in cells] for cells in steps])
+
+
+def test_sampling_prefers_the_sizes_that_it_names(hypernetwork: Hypernetwork, splits: Splits) -> None:
+    uniform, large, small, balanced = (
+        parameter_counts(hypernetwork, splits, sampling) for sampling in ("uniform", "large", "small", "balanced")
+    )
+    assert large.mean() > 1.1 * uniform.mean() > 1.1 * 1.1 * small.mean()
+    lowest, highest = np.quantile(uniform, [0.1, 0.9])
+    shares = [((counts <= lowest) | (counts >= highest)).mean() for counts in (balanced, uniform)]
+    assert shares[0] > shares[1]  # the tails of the sizes are drawn more often
+
+
+def test_sandwich_sampling_has_a_small_and_a_large_one(hypernetwork: Hypernetwork, splits: Splits) -> None:
+    counts = parameter_counts(hypernetwork, splits, "sandwich", meta_batch=3)
+    assert (counts[:, 0] <= counts[:, 2]).mean() > 0.75 and (counts[:, 1] >= counts[:, 2]).mean() > 0.75
+    assert (counts[:, 0] <= counts[:, 1]).all()
+
+
+def test_smoothed_labels_are_distributions(hypernetwork: Hypernetwork, splits: Splits) -> None:
+    plain, smooth = (make_stream(hypernetwork, splits, label_smoothing=share)[1] for share in (0.0, 0.2))
+    expected = optax.smooth_labels(jax.nn.one_hot(plain.labels, splits.train.classes), 0.2)
+    np.testing.assert_allclose(smooth.labels, expected, rtol=1e-6)

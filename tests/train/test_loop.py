@@ -122,7 +122,7 @@ def state_of(run: Path, step: int, config: TrainConfig) -> Any:
     """Parameters and training state of a checkpoint."""
     hypernetwork = make_hypernetwork(config, load_data(config.data))
     state = init_state(hypernetwork, make_optimizer(config.optimizer, config.steps))
-    return load_training(run, step, state.parameters, loop._training_tree(state))
+    return load_training(run, step, state.parameters, loop._training_tree(state, config))
 
 
 def assert_same_run(found: Path, expected: Path, config: TrainConfig) -> None:
@@ -166,6 +166,24 @@ def test_a_run_leaves_its_files(config: TrainConfig, unbroken: tuple[Path, ghn.H
     start = make_hypernetwork(config, load_data(config.data)).parameters
     pairs = zip(jax.tree.leaves(start), jax.tree.leaves(trained.parameters), strict=True)
     assert any(np.abs(a - b).max() > 1e-3 for a, b in pairs)
+
+
+@pytest.mark.usefixtures("quick")
+def test_checkpoints_hold_the_moving_average_and_a_run_goes_on_from_the_parameters(
+    light: TrainConfig, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(light, optimizer=dataclasses.replace(light.optimizer, ema=0.9))
+    trained = loop.train(config, tmp_path / "unbroken")
+    with monkeypatch.context() as patch:
+        break_at(patch, 5)
+        with pytest.raises(KeyboardInterrupt):
+            loop.train(config, tmp_path / "stopped")
+    loop.train(config, tmp_path / "stopped")
+    assert_same_run(tmp_path / "stopped", tmp_path / "unbroken", config)
+    average, last = ghn.load(tmp_path / "stopped").parameters, ghn.load(whole).parameters
+    jax.tree.map(np.testing.assert_array_equal, average, trained.parameters)
+    assert without_time(metrics_of(tmp_path / "unbroken")) == without_time(metrics_of(whole))  # the same steps
+    assert max(jax.tree.leaves(jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), average, last))) > 1e-5
 
 
 @pytest.mark.usefixtures("quick")

@@ -139,3 +139,11 @@ def test_jitted_equals_unjitted() -> None:
     for name in ("loss", "accuracy"):
         np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-5)
     np.testing.assert_array_equal(loss, metrics["loss"])
+    spread = batch._replace(labels=0.9 * np.eye(3, dtype=np.float32)[batch.labels] + np.float32(0.1 / 3))
+    _, smooth = loss_fn(hypernetwork.definition, hypernetwork.parameters, spread)
+    everywhere = [
+        loss_fn(hypernetwork.definition, hypernetwork.parameters, batch._replace(labels=np.full(8, label, np.int32)))[0]
+        for label in range(3)
+    ]
+    np.testing.assert_allclose(smooth["loss"], 0.9 * loss + 0.1 * np.mean(everywhere), rtol=1e-5)
+    assert smooth["accuracy"] == metrics["accuracy"]
