@@ -27,7 +27,7 @@ from train.data import DataConfig, DataError, Splits, load
 from train.finetune import FinetuneConfig
 from train.target_table import sample_classes
 
-SPACE = NASBench201(channels=2, stages=2, input_shape=(6, 6, 1), classes=10)
+SPACE = NASBench201(channels=2, stages=1, input_shape=(6, 6, 1), classes=10)
 TUNED = ScoreConfig(images=30, finetune=FinetuneConfig(learning_rate=0.05, batch=20))
 TINY = GHNConfig(width=8, message_width=4, hidden=8, tile=4)
 
