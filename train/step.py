@@ -155,7 +155,7 @@ def _evaluate(
     if labels.ndim == 1:
         loss, answers = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), labels
     else:
-        loss, answers = optax.softmax_cross_entropy(logits, labels).mean(), labels.argmax(-1)
+        loss, answers = optax.softmax_cross_entropy(logits, labels).mean(), jnp.argmax(labels, -1)
     return loss, (logits.argmax(-1) == answers).mean()
 
 

@@ -21,7 +21,8 @@ STEPS = 20
 
 def start(devices: int) -> None:
     """Before JAX is imported."""
-    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+    more = f"--xla_force_host_platform_device_count={devices}"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {more}"
     os.environ["JAX_PLATFORMS"] = "cpu"
 
 
