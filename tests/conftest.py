@@ -4,8 +4,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-# Tests compile many small programs and run each a few times: most of their time would be XLA's optimisation, and most of
-# the rest its emitters of fused loops. Programs that tests start in other processes, notebooks too, read it here.
+# Tests compile many small programs and run each a few times: most of their time would be XLA's optimisation, and much
+# of the rest its emitters of fused loops. Programs that tests start in other processes, notebooks too, read this.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
 
