@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 MOST_UNROLLED = 512  # iterations of a scan that slices parameters; a longer one shares its leaves
 
 
-def run_scan(self: Interpreter, equation: Any, values: list[Value]) -> list[Value]:
+def run_scan(interpreter: Interpreter, equation: Any, values: list[Value]) -> list[Value]:
     """A scan. Parameters that are scanned over are one layer an iteration; those that are not are shared over time."""
     parameters = equation.params
     closed, length = parameters["jaxpr"], parameters["length"]
@@ -24,31 +24,31 @@ def run_scan(self: Interpreter, equation: Any, values: list[Value]) -> list[Valu
     if any(value.leaves for value in scanned) and length <= MOST_UNROLLED:
         stacked: list[list[Value]] = []
         for index in order:
-            outputs = self.closed(closed, [*shared, *carry, *(_sliced(value, index) for value in scanned)])
+            outputs = interpreter.closed(closed, [*shared, *carry, *(_sliced(value, index) for value in scanned)])
             carry, rows = outputs[:carries], outputs[carries:]
             stacked.append(rows)
-        columns = [_stacked(self, list(rows), length) for rows in zip(*stacked, strict=True)] if stacked else []
+        columns = [_stacked(interpreter, list(rows), length) for rows in zip(*stacked, strict=True)] if stacked else []
         return [*carry, *columns]
-    carry = _entered(self, _reached(closed.jaxpr, [*shared, *carry, *scanned], consts, carries), carry)
-    outputs = self.closed(closed, [*shared, *carry, *(_sliced(value, None) for value in scanned)])
+    carry = _entered(interpreter, _reached(closed.jaxpr, [*shared, *carry, *scanned], consts, carries), carry)
+    outputs = interpreter.closed(closed, [*shared, *carry, *(_sliced(value, None) for value in scanned)])
     rows = [_wider(value, length) for value in outputs[carries:]]
     return [*outputs[:carries], *rows]
 
 
-def run_while(self: Interpreter, equation: Any, values: list[Value]) -> list[Value]:
+def run_while(interpreter: Interpreter, equation: Any, values: list[Value]) -> list[Value]:
     """A loop of unknown length: its body is walked once."""
     parameters = equation.params
     of_condition, of_body = parameters["cond_nconsts"], parameters["body_nconsts"]
     shared, carry = values[of_condition : of_condition + of_body], values[of_condition + of_body :]
     body = parameters["body_jaxpr"]
-    carry = _entered(self, _reached(body.jaxpr, [*shared, *carry], of_body, len(carry)), carry)
-    return self.closed(body, [*shared, *carry])
+    carry = _entered(interpreter, _reached(body.jaxpr, [*shared, *carry], of_body, len(carry)), carry)
+    return interpreter.closed(body, [*shared, *carry])
 
 
-def run_cond(self: Interpreter, equation: Any, values: list[Value]) -> list[Value]:
+def run_cond(interpreter: Interpreter, equation: Any, values: list[Value]) -> list[Value]:
     """A choice: every branch is walked, and what they return is one of several."""
-    branches = [self.closed(branch, values[1:]) for branch in equation.params["branches"]]
-    return [_stacked(self, list(outcomes), None) for outcomes in zip(*branches, strict=True)]
+    branches = [interpreter.closed(branch, values[1:]) for branch in equation.params["branches"]]
+    return [_stacked(interpreter, list(outcomes), None) for outcomes in zip(*branches, strict=True)]
 
 
 def _sliced(value: Value, index: int | None) -> Value:
@@ -68,7 +68,7 @@ def _wider(value: Value, length: int) -> Value:
     return dataclasses.replace(value, shape=(length, *value.shape), leaves=leaves)
 
 
-def _stacked(self: Interpreter, values: list[Value], length: int | None) -> Value:
+def _stacked(interpreter: Interpreter, values: list[Value], length: int | None) -> Value:
     """Values of several iterations (or branches) as one."""
     shape = values[0].shape if length is None else (length, *values[0].shape)
     data = [value for value in values if value.is_data]
@@ -83,25 +83,25 @@ def _stacked(self: Interpreter, values: list[Value], length: int | None) -> Valu
         marks = frozenset().union(*(value.marks for value in values))
         joined = Value(values[0].shape, data[0].source if data else None, leaves, marks)
         return joined if length is None else _wider(joined, length)
-    node = self.drafts.add("mix", [self.drafts.settle(value) for value in data], shape)
+    node = interpreter.drafts.add("mix", [interpreter.drafts.settle(value) for value in data], shape)
     for value in values:
         if not value.is_data:
             for ref, entry in value.leaves.items():
-                self.drafts.own_elementwise(node, ref, entry)
+                interpreter.drafts.own_elementwise(node, ref, entry)
     return Value(shape, node)
 
 
-def _entered(self: Interpreter, reached: Sequence[bool], carry: Sequence[Value]) -> list[Value]:
+def _entered(interpreter: Interpreter, reached: Sequence[bool], carry: Sequence[Value]) -> list[Value]:
     """The carries as the body sees them after some iterations: nodes where data gets into them."""
     result = []
     for is_reached, value in zip(reached, carry, strict=True):
         if not is_reached or len(value.shape) == 0:
             result.append(value)
             continue
-        node = self.drafts.add("carry", [self.drafts.settle(value)] if value.is_data else [], value.shape)
+        node = interpreter.drafts.add("carry", [interpreter.drafts.settle(value)] if value.is_data else [], value.shape)
         if not value.is_data:
             for ref, entry in value.leaves.items():
-                self.drafts.own_elementwise(node, ref, entry)
+                interpreter.drafts.own_elementwise(node, ref, entry)
         result.append(Value(value.shape, node))
     return result
 

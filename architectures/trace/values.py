@@ -84,6 +84,10 @@ class Value:
         leaves = {ref: dataclasses.replace(entry, axes=axes[ref]) for ref, entry in self.leaves.items()}
         return dataclasses.replace(self, shape=tuple(shape), leaves=leaves)
 
+    def in_shape(self, shape: Sequence[int]) -> Value:
+        """The same data in a shape along whose axes nothing is known to lie."""
+        return self.viewed(shape, dict.fromkeys(self.leaves, no_axes(len(shape))))
+
 
 def no_axes(rank: int) -> Axes:
     """Axes of a value that nothing is known to lie along."""

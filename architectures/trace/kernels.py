@@ -1,0 +1,167 @@
+"""Who owns a kernel: convolutions, matrix products and lookups, and products that turn out to have none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from architectures.trace.drafts import AxisRole, axis_roles
+from architectures.trace.layout import gather_axes, mean_size
+from architectures.trace.values import Entry, Value
+
+if TYPE_CHECKING:
+    from architectures.trace.interpreter import Interpreter
+
+
+def convolution(interpreter: Interpreter, equation: Any, values: list[Value], shape: tuple[int, ...]) -> Value:
+    """`conv_general_dilated`: roles of the kernel's axes from the dimension numbers."""
+    parameters = equation.params
+    numbers = parameters["dimension_numbers"]
+    kernel_roles: list[AxisRole] = ["space"] * len(values[1].shape)
+    kernel_roles[numbers.rhs_spec[0]], kernel_roles[numbers.rhs_spec[1]] = "out", "in"
+    data_roles: list[AxisRole] = ["space"] * len(values[0].shape)  # a convolution's kernel is its second operand
+    spatial = [values[1].shape[axis] for axis in numbers.rhs_spec[2:]]
+    transposed = max(parameters["lhs_dilation"], default=1) > 1
+    strides = parameters["lhs_dilation"] if transposed else parameters["window_strides"]
+    groups = max(parameters["feature_group_count"], parameters["batch_group_count"])
+    if values[0].leaves and not values[0].is_data:  # a learned constant as input (StyleGAN)
+        values = [Value(values[0].shape, interpreter.drafts.settle(values[0])), values[1]]
+    return contract(
+        interpreter,
+        "conv_transpose" if transposed else "conv",
+        (values[0], values[1]),
+        (data_roles, kernel_roles),
+        shape,
+        channels_in=values[1].shape[numbers.rhs_spec[1]] * groups,
+        channels_out=shape[numbers.out_spec[1]],
+        kernel=mean_size(spatial),
+        stride=mean_size(strides),
+        groups=groups,
+        dilation=mean_size(parameters["rhs_dilation"]),
+    )
+
+
+def product(interpreter: Interpreter, equation: Any, values: list[Value], shape: tuple[int, ...]) -> Value:
+    """`dot_general`: what is contracted is the inputs, what both operands share is a stack of products."""
+    (contracted, batch) = equation.params["dimension_numbers"]
+    roles = []
+    for value, inner, outer in zip(values, contracted, batch, strict=True):
+        kinds: list[AxisRole] = ["out"] * len(value.shape)
+        for axis in inner:
+            kinds[axis] = "in"
+        for axis in outer:
+            kinds[axis] = "stack"
+        roles.append(kinds)
+    return contract(interpreter, "dense", (values[0], values[1]), (roles[0], roles[1]), shape)
+
+
+def gather(interpreter: Interpreter, equation: Any, values: list[Value], shape: tuple[int, ...]) -> Value:
+    """`gather` and `dynamic_slice`: data looks up rows of parameters (an embedding), or constants index."""
+    table, index = values[0], next((value for value in values[1:] if value.is_data), None)
+    if table.parameters_only and index is not None:
+        if "dimension_numbers" in equation.params:
+            numbers = equation.params["dimension_numbers"]
+            looked_up = set(numbers.start_index_map)
+        else:  # dynamic_slice
+            looked_up = {a for a, (old, new) in enumerate(zip(table.shape, shape, strict=True)) if old != new}
+        roles: list[AxisRole] = ["in" if axis in looked_up else "out" for axis in range(len(table.shape))]
+        width = math.prod(size for size, role in zip(table.shape, roles, strict=True) if role == "out")
+        rows = math.prod(size for size, role in zip(table.shape, roles, strict=True) if role == "in")
+        node = interpreter.drafts.add(
+            "embedding", [interpreter.drafts.settle(index)], shape, channels_in=rows, channels_out=width
+        )
+        for ref, entry in table.leaves.items():
+            interpreter.drafts.own(node, ref, "embedding", axis_roles(entry, roles), entry.offset)
+        return Value(shape, node)
+    if not table.is_data and not table.leaves:
+        return Value(shape, None if index is None else index.source, {}, frozenset() if index is None else index.marks)
+    leaves = {
+        ref: Entry(gather_axes(equation, entry.axes, len(shape)), entry.how, entry.offset)
+        for ref, entry in table.leaves.items()
+    }
+    return Value(shape, table.source, leaves, table.marks)
+
+
+def contract(
+    interpreter: Interpreter,
+    op: str,
+    operands: tuple[Value, Value],
+    roles: tuple[Sequence[AxisRole], Sequence[AxisRole]],
+    shape: tuple[int, ...],
+    **attributes: float,
+) -> Value:
+    """A convolution or matrix product: finds its kernel among two operands, gives it an owner.
+
+    Args:
+        interpreter: that walks.
+        op: "conv", "conv_transpose" or "dense".
+        operands: both of them; of two kernels the second (the larger, for a matrix product) is this node's.
+        roles: what the axes of each are if it is the kernel.
+        shape: of the result.
+        attributes: of the node.
+    """
+    kernels = [i for i, (v, r) in enumerate(zip(operands, roles, strict=True)) if _is_kernel(v, r)]
+    if not kernels:
+        return _without_kernel(interpreter, op, operands, shape, attributes)
+    kernel = kernels[-1]
+    if len(kernels) > 1 and op == "dense" and math.prod(operands[0].shape) > math.prod(operands[1].shape):
+        kernel = 0
+    weight, data = operands[kernel], operands[1 - kernel]
+    inputs: list[int] = []
+    if data.is_data or data.leaves or "state" not in data.marks:
+        inputs.append(interpreter.drafts.settle(data))
+    if weight.source is not None:
+        inputs.append(weight.source)
+    outputs = math.prod(size for size, role in zip(weight.shape, roles[kernel], strict=True) if role == "out")
+    contracted = math.prod(size for size, role in zip(weight.shape, roles[kernel], strict=True) if role == "in")
+    attributes = {"channels_in": contracted * attributes.get("groups", 1), "channels_out": outputs, **attributes}
+    node = interpreter.drafts.add(op, inputs, shape, **attributes)
+    for ref, entry in weight.leaves.items():
+        own = axis_roles(entry, roles[kernel])
+        if _spans(entry, roles[kernel], weight) or len(weight.leaves) == 1:
+            interpreter.drafts.own(node, ref, "kernel", own, entry.offset)
+        else:
+            interpreter.drafts.own(node, ref, "factor", None, entry.offset)
+    return Value(shape, node)
+
+
+def _without_kernel(
+    interpreter: Interpreter,
+    op: str,
+    operands: tuple[Value, Value],
+    shape: tuple[int, ...],
+    attributes: dict[str, float],
+) -> Value:
+    """A product of data with data, or with a constant."""
+    data = [value for value in operands if value.is_data or value.leaves]
+    if not data:
+        return Value(shape, marks=operands[0].marks | operands[1].marks)
+    if len(data) == 1 and not (data[0].is_data and op != "dense"):
+        (value,) = data
+        if not value.is_data:  # parameters times a constant, such as the statistics of spectral normalisation
+            return Value(shape, None, value.in_shape(shape).leaves, value.marks | operands[0].marks)
+        value = interpreter.settled_parameters(interpreter.whole_stencil(value))
+        marks = value.marks | {"reduce_batch"} if operands[1].is_data else value.marks
+        return Value(shape, value.source, value.in_shape(shape).leaves, marks)
+    inputs = [interpreter.drafts.settle(value) for value in data]
+    if op == "dense":
+        op = "attend" if any(interpreter.drafts.nodes[i].op == "softmax" for i in inputs) else "matmul"
+        attributes = {}
+    elif len(data) == 1:
+        op, attributes = "avg_pool", {key: attributes[key] for key in ("kernel", "stride")}
+    return Value(shape, interpreter.drafts.add(op, inputs, shape, **attributes))
+
+
+def _is_kernel(value: Value, roles: Sequence[AxisRole]) -> bool:
+    if not value.leaves or ("in" not in roles and "out" not in roles):
+        return False
+    if value.source is None:
+        return True
+    return any(entry.how == "mul" and _spans(entry, roles, value) for entry in value.leaves.values())
+
+
+def _spans(entry: Entry, roles: Sequence[AxisRole], value: Value) -> bool:
+    """Whether a leaf varies along inputs and along outputs (or everything that varies is there)."""
+    own = set(axis_roles(entry, roles).values())
+    return {"in", "out"} <= own or ("space" in own and "out" in own)
