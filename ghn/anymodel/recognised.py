@@ -10,23 +10,18 @@ from typing import Any
 import numpy as np
 
 from architectures.graph import ArchGraph, Parameter
-from architectures.spaces import SearchSpace
+from architectures.spaces import Cell, SearchSpace
 from architectures.spaces.recognise import NotRecognisedError, recognise
 from architectures.switch import cut
+from ghn.anymodel.decisions import Decision, neutral, refuse_fallbacks, rows_by_leaf
 from ghn.anymodel.emission import empty_aligned
 from ghn.anymodel.hypernetwork import OpenHypernetwork
 from ghn.anymodel.initialiser import Initialiser
-from ghn.anymodel.prediction import (
-    Decision,
-    Leaves,
-    make_report,
-    neutral,
-    predict_leaves,
-    refuse_fallbacks,
-    rows_by_leaf,
-)
+from ghn.anymodel.prediction import Leaves, make_report, predict_leaves
 from ghn.api import Hypernetwork
 from ghn.checkpoint import load
+
+Found = tuple[Cell, dict[int, Parameter]] | NotRecognisedError  # the architecture and the slots of its rows, or why not
 
 
 def predict_graph(
@@ -51,12 +46,21 @@ def predict_graph(
     Raises:
         ValueError: `strict`, and a leaf is not predicted; or `read_from` cannot stand in for `graph`.
     """
+    start = time.process_time()
+    found: Found | None = None
     if hypernetwork is None:
-        of_space = packaged("demo")
-        hypernetwork = of_space if _is_of(of_space.space, graph) else packaged("default")
+        of_space: Hypernetwork = packaged("demo")
+        found = _find(of_space.space, graph)
+        hypernetwork = packaged("default") if isinstance(found, NotRecognisedError) else of_space
     if isinstance(hypernetwork, OpenHypernetwork):
-        return predict_leaves(hypernetwork, graph, leaves, initialiser, strict, read_from)
-    return _predict_space(hypernetwork, graph, leaves, initialiser, strict, read_from)
+        choosing = time.process_time() - start
+        predicted = predict_leaves(hypernetwork, graph, leaves, initialiser, strict, read_from)
+    else:
+        found = found or _find(hypernetwork.space, graph)
+        choosing = time.process_time() - start
+        predicted = _predict_space(hypernetwork, found, graph, leaves, initialiser, strict, read_from)
+    predicted.seconds["hypernetwork"] += choosing
+    return predicted
 
 
 @functools.cache
@@ -65,37 +69,37 @@ def packaged(name: str) -> Any:
     return load(name)
 
 
-def _is_of(space: SearchSpace[Any], graph: ArchGraph) -> bool:
+def _find(space: SearchSpace[Any], graph: ArchGraph) -> Found:
+    """Which network of the space a graph is, or why it is none."""
     try:
-        recognise(space, graph)
-    except NotRecognisedError:
-        return False
-    return True
+        return recognise(space, graph)
+    except NotRecognisedError as error:
+        return error
 
 
 def _predict_space(
     hypernetwork: Hypernetwork,
+    found: Found,
     graph: ArchGraph,
     leaves: Sequence[Any],
     initialiser: Initialiser,
     strict: bool,
     read_from: ArchGraph | None,
 ) -> Leaves:
-    """As `predict_graph`, by a hypernetwork of a space."""
+    """As `predict_graph`, by a hypernetwork of a space, in which the model has been `found` or has not."""
     start = time.process_time()
     space = hypernetwork.space
     pairs: dict[int, Parameter] = {}
     arrays: dict[str, Any] = {}
-    why, misfit = "the hypernetwork emits nothing here", ""
-    try:
-        architecture, pairs = recognise(space, graph)
-        read = space.graph(architecture) if read_from is None else _graph_in_space(hypernetwork, read_from)
-        weights = hypernetwork(read)
-        arrays = {name: np.asarray(array) for name, array in weights.arrays.items()}
-    except NotRecognisedError as error:
+    if isinstance(found, NotRecognisedError):
         if read_from is not None:
-            raise
-        why, misfit = f"no network of {space.name}", f"; the model is none of its networks ({error})"
+            raise found
+        why, misfit = f"no network of {space.name}", f"; the model is none of its networks ({found})"
+    else:
+        why, misfit = "the hypernetwork emits nothing here", ""
+        architecture, pairs = found
+        read = space.graph(architecture) if read_from is None else _graph_in_space(hypernetwork, read_from)
+        arrays = {name: np.asarray(array) for name, array in hypernetwork(read).arrays.items()}
     after = time.process_time()
     numbers = {id(row): number for number, row in enumerate(graph.parameters)}
     rows = rows_by_leaf(graph, leaves)

@@ -1,0 +1,95 @@
+"""What becomes of every leaf: predicted, and at which scale, or taken from the initialiser, and why."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from architectures.graph import ArchGraph, Parameter
+from ghn.anymodel.initialiser import Moments, rule, snapped
+
+LARGE_BIAS = 0.3  # root mean square of an initial bias beyond which it means something (a gate's, a time step's)
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """What becomes of one row of the parameter table.
+
+    Attributes:
+        predicted: by the hypernetwork, or not.
+        reason: why not; for a kernel, whose scale it has.
+        scale: of a kernel or an embedding.
+        mean: of a scale or a bias.
+    """
+
+    predicted: bool
+    reason: str = ""
+    scale: float = 1.0
+    mean: float = 0.0
+
+
+def rows_by_leaf(graph: ArchGraph, leaves: Sequence[Any]) -> list[list[Parameter]]:
+    """The rows of the parameter table of each leaf; rows of one leaf are neighbours, in the order of leaves."""
+    rows: list[list[Parameter]] = []
+    last: tuple[str, ...] | None = None
+    for row in graph.parameters:
+        if row.path != last:
+            rows.append([])
+            last = row.path
+        rows[-1].append(row)
+    assert len(rows) == len(leaves)
+    return rows
+
+
+def decide(graph: ArchGraph, row: Parameter, unknown: dict[int, str], moments: Moments | None) -> Decision:
+    """Whether a row is predicted, and at which scale."""
+    if row.node in unknown:
+        return Decision(False, unknown[row.node])
+    role = row.leaf.role
+    unreadable = moments is not None and np.isnan(moments.mean)
+    if role in ("kernel", "embedding"):
+        looked_up = graph.ops[row.node] == "embedding"
+        if moments is None or unreadable or (moments.deviation == 0 and moments.mean == 0):
+            scale, name = rule(row.leaf, looked_up)
+            why = "" if moments is None else "; its own cannot be read" if unreadable else "; initialised to 0"
+            return Decision(True, f"scale: {name}{why}", scale)
+        if abs(moments.mean) > moments.deviation:
+            return Decision(False, f"initialised around {moments.mean:.2g}, which only the model knows")
+        scale, name = snapped(moments, row.leaf)
+        return Decision(True, f"scale: {name}", scale)
+    if role in ("scale", "bias") and unreadable:
+        return Decision(False, f"a {role} with an initialiser of its own")
+    if role == "scale":
+        neutral = 0.0 if row.offset else 1.0
+        if moments is None or min(abs(moments.mean), abs(moments.mean - 1)) < 0.05:
+            return Decision(True, mean=neutral)
+        return Decision(False, f"a scale initialised around {moments.mean:.2g}, not 1")
+    if role == "bias":
+        if moments is None or np.hypot(moments.mean, moments.deviation) < LARGE_BIAS:
+            return Decision(True)
+        return Decision(False, f"a bias initialised around {moments.mean:.2g}, not 0")
+    return Decision(False, f"a factor in {graph.ops[row.node]!r}, whose size only the model knows")
+
+
+def neutral(graph: ArchGraph, row: Parameter) -> float:
+    """What a leaf is filled with when there is no initialiser: 1 where it multiplies, 0 where it is added."""
+    multiplies = row.leaf.role == "scale" or graph.ops[row.node] == "scale"
+    return 1.0 if multiplies and not row.offset else 0.0
+
+
+def refuse_fallbacks(rows: Sequence[Sequence[Parameter]], decisions: Sequence[Sequence[Decision]]) -> None:
+    """Raises a ValueError that names the leaves that are not predicted."""
+    refused = [
+        f"{'/'.join(row.path)} ({decision.reason})"
+        for own, of_leaf in zip(rows, decisions, strict=True)
+        for row, decision in zip(own, of_leaf, strict=True)
+        if not decision.predicted
+    ]
+    if refused:
+        more = f" and {len(refused) - 3} more" if len(refused) > 3 else ""
+        raise ValueError(
+            f"strict=True: not predicted: {'; '.join(refused[:3])}{more}; use strict=False to fill them in"
+        )

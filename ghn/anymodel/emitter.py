@@ -1,0 +1,97 @@
+"""What a hypernetwork says of the leaves of one model: decoded once, for signals to be followed and for emission."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from architectures.graph import ArchGraph, Parameter
+from ghn.anymodel.decisions import Decision
+from ghn.anymodel.emission import write_matrix, write_vector
+from ghn.anymodel.gains import Gain, NodeWeights
+from ghn.anymodel.hypernetwork import OpenHypernetwork
+from ghn.anymodel.initialiser import Moments
+
+Floats = NDArray[np.float32]
+
+
+class Emitter:
+    """Decodes node states to tiles and vectors, each once, and writes leaves."""
+
+    def __init__(self, hypernetwork: OpenHypernetwork, graph: ArchGraph, states_ND: Floats) -> None:
+        self._host, self._normalise = hypernetwork.host, hypernetwork.config.normalise
+        self._graph, self._states = graph, states_ND
+        self._matrices: dict[tuple[Any, ...], tuple[Floats, float]] = {}
+        self._vectors: dict[tuple[str, int], Floats] = {}
+
+    def matrix(self, row: Parameter) -> tuple[Floats, float]:
+        """[kh', kw', T, T] tile and factor of the noise of a kernel or an embedding, of unit root mean square."""
+        *positions, inputs, outputs = row.leaf.shape
+        looked_up = row.leaf.role == "embedding"
+        key = (row.node, looked_up, *positions, inputs, outputs)
+        if key not in self._matrices:
+            host, state_D = self._host, self._states[row.node]
+            op = "embedding" if looked_up else self._graph.ops[row.node]
+            tile = host.embedding_tile(state_D)[None, None] if looked_up else host.kernel_tile(op, state_D, *positions)
+            noise = host.noise_gain(op)
+            if self._normalise:
+                rms = float(np.sqrt(noise**2 + np.mean(np.square(tile[..., :inputs, :outputs]))))
+                tile, noise = tile / np.float32(rms), noise / rms
+            self._matrices[key] = tile, noise
+        return self._matrices[key]
+
+    def vector(self, row: Parameter) -> Floats:
+        """[T] of a scale or a bias: deviations from 1 or 0."""
+        key = (row.leaf.role, row.node)
+        if key not in self._vectors:
+            self._vectors[key] = self._host.vector(row.leaf.role, self._states[row.node])
+        return self._vectors[key]
+
+    def write(self, row: Parameter, decision: Decision, gain: Gain, offset: int, out: NDArray[Any]) -> None:
+        """Fills the part of a leaf that a row stands for; `offset` is where in the bank its noise starts."""
+        if row.leaf.role in ("scale", "bias"):
+            factor = gain.bias if row.leaf.role == "bias" else 1.0
+            write_vector(out, self.vector(row) * np.float32(factor), decision.mean)
+        else:
+            write_matrix(out, row, *self.matrix(row), decision.scale * gain.size, offset)
+
+    def node_weights(self, table: Iterable[tuple[Parameter, Decision, Moments | None]]) -> list[NodeWeights]:
+        """The weights of all nodes, from the rows of the parameter table, what becomes of each, and the moments of its
+        initialiser."""
+        result = [NodeWeights() for _ in self._graph.ops]
+        for row, decision, moments in table:
+            own, role, op = result[row.node], row.leaf.role, self._graph.ops[row.node]
+            shift = 1.0 if row.offset else 0.0
+            square = None
+            if moments is not None and not math.isnan(moments.mean):
+                square = (moments.mean + shift) ** 2 + moments.deviation**2
+            if role in ("kernel", "embedding"):
+                self._add_matrix(own, row, decision, square)
+            elif role == "bias" or (role == "factor" and op == "shift"):
+                before = square or 0.0
+                after = self._channels(row) if decision.predicted else math.sqrt(before)
+                own.bias = (own.bias[0] + before, own.bias[1] + after)
+            elif role == "scale" or (role == "factor" and op == "scale"):
+                before = 1.0 if square is None else square
+                after = 1 + self._channels(row) if decision.predicted else math.sqrt(before)
+                own.scale = (own.scale[0] * before, own.scale[1] * after)
+        return result
+
+    def _channels(self, row: Parameter) -> Floats:
+        return np.resize(self.vector(row), row.leaf.shape)
+
+    def _add_matrix(self, own: NodeWeights, row: Parameter, decision: Decision, square: float | None) -> None:
+        """Of several kernels of a node (gates of a cell), which are alike, one."""
+        if own.leaf is not None:
+            return
+        own.leaf = row.leaf
+        if decision.predicted or square is None:
+            square = decision.scale**2
+        own.answer = square * (row.leaf.fan_in if row.leaf.role == "kernel" else 1)
+        if decision.predicted:
+            own.tile, own.noise = self.matrix(row)
+            own.size = self._host.size(self._states[row.node])

@@ -1,0 +1,140 @@
+"""Keeps signals alive: sizes of kernels under which a model answers about as strongly as it does when initialised.
+
+A hypernetwork learns the size of every kernel on networks of its space, where batch statistics forgive much. In a chain
+without normalisation sizes multiply, and so do the scales of batch normalisations whose running statistics are still
+the initial ones: 20 layers that are twice too large make logits a million times too large. So signals are followed
+through the graph under initial and under predicted weights, and where the two come apart by more than a factor of
+BAND, the size of the next kernel brings them together again. Kernels in front of a batch normalisation are held at a
+strength of at most 1 instead, where evaluation with initial statistics is close to that with a batch's; as soon as
+there are such statistics, their size makes no difference.
+
+What is known of ops is rough; errors that both kinds of weights share cancel.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from architectures.graph import ArchGraph
+from architectures.ops import Leaf
+from ghn.anymodel.signals import UNIT, Signal, answered, entering, summed
+
+BAND = 3.0  # by how much signals under predicted weights may differ from those under initial ones
+TIED = 1.5  # the same for a table that is used again: the head that it also is cannot be corrected
+CALM = 0.5  # strongest answer in front of a batch normalisation (its root mean square)
+FAINT = 1e-2  # initial signals below this have died out already; predicted ones do not follow them
+TINY = 1e-12  # keeps divisions finite where a signal is exactly 0
+MOST = 20.0  # no kernel is made larger or smaller by more than this
+
+ADDED = frozenset(("position", "concat", "carry", "mix", "sum"))  # what a table is added to or stands beside
+
+
+@dataclasses.dataclass
+class NodeWeights:
+    """The weights of a node; initial ones as mean squares, predicted ones as what they are made of.
+
+    Attributes:
+        leaf: its kernel or table; None without.
+        answer: mean square of the kernel's initial answer to unit inputs; of a table, of its values.
+        tile, noise: of the predicted kernel, of which unit size and scale are left out; None where it is not predicted.
+        size: that the hypernetwork has learned for it.
+        scale, bias: of normalisations and biases: initial mean square, and what is predicted, channel by channel.
+    """
+
+    leaf: Leaf | None = None
+    answer: float = 1.0
+    tile: NDArray[np.float32] | None = None
+    noise: float = 0.0
+    size: float = 1.0
+    scale: tuple[float, NDArray[np.float32] | float] = (1.0, 1.0)
+    bias: tuple[float, NDArray[np.float32] | float] = (0.0, 0.0)
+
+
+class Gain(NamedTuple):
+    """What a node's predicted kernel and its predicted bias are multiplied by."""
+
+    size: float = 1.0
+    bias: float = 1.0
+
+
+class State(NamedTuple):
+    """A signal under initial weights, of which channels are not told apart, and under predicted ones."""
+
+    initial: Signal
+    predicted: Signal
+
+
+def gains(graph: ArchGraph, weights: Sequence[NodeWeights]) -> list[Gain]:
+    """For every node, the size of its kernel (the learned one, or the nearest that keeps signals alive), and of its
+    bias: in units of what the kernel answers initially, where that is less than 1; a constant would drown it."""
+    reads: list[list[int]] = [[] for _ in graph.ops]
+    readers: list[set[str]] = [set() for _ in graph.ops]
+    for source, target in graph.edges.tolist():
+        reads[target].append(source)
+        readers[source].add(graph.ops[target])
+    groups = graph.attributes["groups"].tolist()
+    states: list[State] = []
+    result: list[Gain] = []
+    for node, op in enumerate(graph.ops):
+        own = weights[node]
+        ops = [graph.ops[source] for source in reads[node]]
+        sources = [states[source] for source in reads[node]]
+        before = State(*(entering(op, ops, [source[i] for source in sources]) for i in (0, 1)))
+        gain = Gain()
+        if own.leaf is not None:
+            after = _answer(op, own, before, int(groups[node]))
+            gain = _gain(op, own, before, after, readers[node])
+            before = _with_kernel(op, before, after, gain.size)
+        result.append(gain)
+        states.append(_with_vectors(own, before, gain))
+    return result
+
+
+def _answer(op: str, own: NodeWeights, before: State, groups: int) -> State:
+    """What the kernel or table gives, at size 1."""
+    assert own.leaf is not None
+    if own.leaf.role == "embedding":
+        table = UNIT.times(math.sqrt(own.answer))
+        return State(table, table)
+    initial, predicted = (UNIT.times(math.sqrt(signal.strength * own.answer)) for signal in before)
+    if own.tile is not None:
+        unit = math.sqrt(own.answer / own.leaf.fan_in)
+        predicted = answered(before.predicted, own.leaf, own.tile, own.noise, groups).times(unit)
+    return State(initial, predicted)
+
+
+def _gain(op: str, own: NodeWeights, before: State, after: State, readers: set[str]) -> Gain:
+    initial = math.sqrt(max(after.initial.strength, FAINT**2))
+    bias = min(1.0, initial)
+    if own.tile is None:
+        return Gain(bias=bias)
+    predicted = math.sqrt(max(after.predicted.strength, TINY**2))
+    if readers == {"batch_norm"}:
+        low, high = CALM / BAND, CALM
+    else:
+        band = TIED if op == "embedding" and "dense" in readers else BAND
+        low, high = initial / band, initial * band
+    size = min(max(own.size, low / predicted), high / predicted)
+    return Gain(min(max(size, 1 / MOST), MOST), bias)
+
+
+def _with_kernel(op: str, before: State, answer: State, size: float) -> State:
+    after = State(answer.initial, answer.predicted.times(size))
+    return State(*map(summed, zip(before, after, strict=True))) if op in ADDED else after
+
+
+def _with_vectors(own: NodeWeights, before: State, gain: Gain) -> State:
+    """After a node's scales and biases."""
+    initial, predicted = before
+    initial = initial.times(math.sqrt(own.scale[0]))
+    initial = Signal(initial.mean, initial.variance + np.float32(own.bias[0]))
+    scale, bias = own.scale[1], own.bias[1]
+    predicted = predicted.fitted(max(np.size(scale), np.size(bias), len(predicted.mean))).times(scale)
+    factor = gain.bias if own.leaf is not None else 1.0
+    return State(initial, Signal(predicted.mean + bias * np.float32(factor), predicted.variance))

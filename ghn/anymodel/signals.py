@@ -1,0 +1,211 @@
+"""What predicted weights make of a signal: mean and variance of every channel, followed through a graph.
+
+Predicted kernels are no independent draws: they are tiles, and tiles answer coherently to the means that rectified
+signals have. Followed by its strength alone, a signal would be underestimated by a factor in every layer.
+
+Shape letters: C channels, I inputs, O outputs, T channels of a tile, K kernel positions, B copies of a tile.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from architectures.ops import Leaf
+from ghn.noise import block_signs
+
+Floats = NDArray[np.floating[Any]]
+
+
+class Signal(NamedTuple):
+    """[C] mean and variance of each channel, over examples and places."""
+
+    mean: Floats
+    variance: Floats
+
+    @property
+    def strength(self) -> float:
+        """The mean square."""
+        return float(np.mean(np.square(self.mean)) + np.mean(self.variance))
+
+    def times(self, factor: float | Floats) -> Signal:
+        """Multiplied, channel by channel."""
+        return Signal(self.mean * factor, self.variance * np.square(factor))
+
+    def fitted(self, channels: int) -> Signal:
+        """For as many channels: repeated if it was flattened, or the same everywhere."""
+        have = len(self.mean)
+        if have == channels:
+            return self
+        if channels % have == 0:
+            return Signal(*(np.tile(part, channels // have) for part in self))
+        return Signal(*(np.full(channels, part.mean(), np.float32) for part in self))
+
+
+UNIT = Signal(np.zeros(1, np.float32), np.ones(1, np.float32))
+
+
+def answered(signal: Signal, leaf: Leaf, tile: Floats, noise: float, groups: int) -> Signal:
+    """What a kernel makes of a signal: noise of its own for every weight, and a tile that is repeated with signs.
+
+    Args:
+        signal: of the inputs.
+        leaf: the kernel (kh, kw, I, O); of groups, I are the inputs of one.
+        tile: [kh', kw', T, T], repeated over larger kernels.
+        noise: factor of the noise.
+        groups: of the convolution.
+    """
+    kh, kw, inputs, outputs = leaf.shape
+    mean_I, variance_I = signal.fitted(inputs * groups)
+    together, squares = _over_positions(tile, kh, kw)
+    noisy = kh * kw * noise**2
+    if groups > 1:
+        return _answered_in_groups(mean_I, variance_I, together, squares, noisy, groups, outputs)
+    size = tile.shape[-1]
+    mean_BT, variance_BT = (_in_blocks(part, size) for part in (mean_I, variance_I))
+    copies = -(-outputs // size)
+    signs = _signs(len(mean_BT), copies)
+    mean_O = ((signs.T @ mean_BT) @ together).reshape(-1)[:outputs]
+    spread = inputs * noisy * (float(variance_I.mean()) + float(np.square(mean_I).mean()))
+    variance_T = variance_BT.sum(0) @ squares + np.float32(spread)
+    return Signal(mean_O, np.resize(variance_T, outputs))
+
+
+def _answered_in_groups(
+    mean_I: Floats,
+    variance_I: Floats,
+    together: Floats,
+    squares: Floats,
+    noisy: float,
+    groups: int,
+    outputs: int,
+) -> Signal:
+    each, size = len(mean_I) // groups, len(together)
+    i, o = np.arange(each) % size, np.arange(outputs) % size
+    of_group = np.arange(outputs) // max(outputs // groups, 1) % groups
+    mean_IO, variance_IO = (part.reshape(groups, each)[of_group].T for part in (mean_I, variance_I))
+    mean_O = (mean_IO * together[np.ix_(i, o)]).sum(0)
+    spread = noisy * (variance_IO + np.square(mean_IO)).sum(0)
+    return Signal(mean_O, ((variance_IO * squares[np.ix_(i, o)]).sum(0) + spread).astype(np.float32))
+
+
+def _over_positions(tile: Floats, kh: int, kw: int) -> tuple[Floats, Floats]:
+    """[T, T] sum over a kernel's positions, and sum of squares."""
+    rows, columns = (np.resize(np.arange(have), size) for have, size in zip(tile.shape, (kh, kw), strict=False))
+    if (kh, kw) != tile.shape[:2]:
+        tile = tile[np.ix_(rows, columns)]
+    flat = tile.reshape(-1, *tile.shape[2:])
+    return flat.sum(0), np.einsum("kio,kio->io", flat, flat)
+
+
+def _in_blocks(part_I: Floats, size: int) -> Floats:
+    """[B, T], filled up with zeros."""
+    blocks = -(-len(part_I) // size)
+    padded = np.zeros(blocks * size, np.float32)
+    padded[: len(part_I)] = part_I
+    return padded.reshape(blocks, size)
+
+
+def _signs(rows: int, columns: int) -> Floats:
+    signs = block_signs()
+    if rows <= len(signs) and columns <= len(signs):
+        return signs[:rows, :columns]
+    return signs[np.ix_(np.arange(rows) % len(signs), np.arange(columns) % len(signs))]
+
+
+def rectified(signal: Signal) -> Signal:
+    """After a ReLU, of normal variables (close enough for GELU and SiLU)."""
+    deviation = np.sqrt(np.maximum(signal.variance, 1e-30))
+    ratio = np.clip(signal.mean / deviation, -8, 8)
+    below = _normal_cdf(ratio)
+    density = np.exp(-0.5 * ratio**2) * np.float32((2 * math.pi) ** -0.5)
+    mean = signal.mean * below + deviation * density
+    square = (np.square(signal.mean) + signal.variance) * below + signal.mean * deviation * density
+    return Signal(mean, np.maximum(square - np.square(mean), 0))
+
+
+def _normal_cdf(x: Floats) -> Floats:
+    """By its logistic approximation (Page 1977), to 2e-4."""
+    steep = x * np.float32(1.595769) * (1 + np.float32(0.044715) * x * x)
+    return np.asarray(1 / (1 + np.exp(-steep)), np.float32)
+
+
+def normalised(signal: Signal) -> Signal:
+    """After a normalisation over channels: strength 1 around a mean of 0."""
+    middle = signal.mean.mean()
+    centred = Signal(signal.mean - middle, signal.variance)
+    return centred.times(1 / math.sqrt(max(centred.strength, 1e-20)))
+
+
+def summed(signals: Sequence[Signal]) -> Signal:
+    """A sum of signals, independent of each other but for their means."""
+    channels = max(len(signal.mean) for signal in signals)
+    parts = [signal.fitted(channels) for signal in signals]
+    return Signal(sum(p.mean for p in parts), sum(p.variance for p in parts))  # type: ignore[arg-type]
+
+
+def multiplied(signals: Sequence[Signal]) -> Signal:
+    """A product of independent signals."""
+    channels = max(len(signal.mean) for signal in signals)
+    parts = [signal.fitted(channels) for signal in signals]
+    mean = math.prod((part.mean for part in parts), start=np.float32(1))
+    square = math.prod((np.square(part.mean) + part.variance for part in parts), start=np.float32(1))
+    return Signal(mean, np.maximum(square - np.square(mean), 0))  # type: ignore[arg-type]
+
+
+def joined(signals: Sequence[Signal]) -> Signal:
+    """Channels side by side."""
+    return Signal(*(np.concatenate(parts) for parts in zip(*signals, strict=True)))
+
+
+def squashed(signal: Signal) -> Signal:
+    """After a tanh: no stronger than 1."""
+    return signal.times(1 / math.sqrt(1 + signal.strength))
+
+
+def entering(op: str, ops: Sequence[str], sources: Sequence[Signal]) -> Signal:
+    """What a node makes of its inputs before its own weights.
+
+    Args:
+        op: of the node.
+        ops: of the nodes that it reads.
+        sources: their signals.
+    """
+    if not sources or op in SOURCES:
+        return UNIT
+    if op in JOINING:
+        return JOINING[op](sources)
+    if op == "attend":  # a mean of what is not the attention
+        return next((source for source, name in zip(sources, ops, strict=True) if name != "softmax"), sources[0])
+    return ALONE.get(op, _same)(sources[0])
+
+
+def _same(signal: Signal) -> Signal:
+    return signal
+
+
+def _halves(signal: Signal) -> Signal:
+    return Signal(np.full_like(signal.mean, 0.5), np.zeros_like(signal.mean))
+
+
+def _ones(signal: Signal) -> Signal:
+    return Signal(np.ones(1, np.float32), np.zeros(1, np.float32))
+
+
+SOURCES = frozenset(("input", "embedding", "constant"))  # their output is a table's, whatever they read
+JOINING: dict[str, Callable[[Sequence[Signal]], Signal]] = {
+    "sum": summed,
+    "concat": joined,
+    **dict.fromkeys(("product", "matmul", "query_key", "gate"), multiplied),
+}
+ALONE: dict[str, Callable[[Signal], Signal]] = {
+    **dict.fromkeys(("relu", "gelu", "silu"), rectified),
+    **dict.fromkeys(("layer_norm", "rms_norm", "group_norm", "normalise"), normalised),
+    "tanh": squashed,
+    "sigmoid": _halves,
+    "softmax": _ones,
+}
