@@ -9,7 +9,7 @@ from typing import Any
 from jax.extend import core as jex
 
 from architectures.trace import control, ops
-from architectures.trace.drafts import KERNEL_OWNERS, Drafts
+from architectures.trace.drafts import KERNEL_OWNERS, Drafts, op_since
 from architectures.trace.handlers import HANDLERS
 from architectures.trace.layout import view_axes
 from architectures.trace.values import Entry, LeafRef, Value, aligned, union
@@ -101,6 +101,9 @@ class Interpreter:
         others = [value for value in values if not value.is_data]
         if len({value.source for value in data}) > 1 or (name in ("add", "add_any") and _residual(data)):
             return self._join(name, data, others, shape)
+        if len(data) == 1 and any(value.leaves or "state" in value.marks for value in others):
+            data = [self._activated(data[0])]
+            values = [*data, *others]
         how = _how(name, data)
         if how == "mul" and len(data) == 1 and any(value.leaves for value in others):
             data = [self._finished(data[0])]
@@ -122,7 +125,8 @@ class Interpreter:
         if mark and not (name == "max" and "rsqrt" in marks and not data):
             marks |= {mark}
         if name in ("sub", "add", "add_any") and len(data) == 2:
-            marks |= {"stencil" if "moved" in marks else "sub"}
+            reduced = any(m.startswith("reduce") for m in marks)  # less the mean of what was moved: no neighbours
+            marks |= {"stencil" if "moved" in marks and not reduced else "sub"}
         if name == "mul" and len(data) == 2 and data[0].source is not None:
             marks |= {"self" if any("logistic" in value.marks for value in data) else "power"}
         if name == "div" and any("power" in v.marks and any(m.startswith("reduce") for m in v.marks) for v in data[1:]):
@@ -138,6 +142,12 @@ class Interpreter:
         if not value.leaves or any(self._kernel_like(ref, entry) for ref, entry in value.leaves.items()):
             return value
         return Value(value.shape, self.drafts.settle(value))
+
+    def _activated(self, value: Value) -> Value:
+        """A value whose activation got a node, before a normalisation or another parameter enters."""
+        assert value.source is not None
+        op = None if value.leaves else op_since(value, math.prod(self.drafts.nodes[value.source].shape))
+        return self.drafts.settle_now(value) if op in ops.ACTIVATIONS - {"activation"} else value
 
     def whole_stencil(self, value: Value) -> Value:
         """A sum of neighbours as its own node, before anything but sums is done with it."""

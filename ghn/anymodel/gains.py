@@ -91,6 +91,8 @@ def gains(graph: ArchGraph, weights: Sequence[NodeWeights]) -> list[Gain]:
             after = _answer(op, own, before, int(groups[node]))
             gain = _gain(op, own, before, after, readers[node])
             before = _with_kernel(op, before, after, gain.size)
+        elif op == "embedding":  # the index comes first, then who owns the table
+            before = _shared_table([(weights[source], result[source].size) for source in reads[node][1:]])
         result.append(gain)
         states.append(_with_vectors(own, before, gain))
     return result
@@ -107,6 +109,15 @@ def _answer(op: str, own: NodeWeights, before: State, groups: int) -> State:
         unit = math.sqrt(own.answer / own.leaf.fan_in)
         predicted = answered(before.predicted, own.leaf, own.tile, own.noise, groups).times(unit)
     return State(initial, predicted)
+
+
+def _shared_table(owners: Sequence[tuple[NodeWeights, float]]) -> State:
+    """What is looked up in a table that another node owns, from those that may (with their sizes)."""
+    for own, size in owners:
+        if own.leaf is not None:
+            square = own.answer / (own.leaf.fan_in if own.leaf.role == "kernel" else 1)
+            return State(UNIT.times(math.sqrt(square)), UNIT.times(math.sqrt(square) * size))
+    return State(UNIT, UNIT)
 
 
 def _gain(op: str, own: NodeWeights, before: State, after: State, readers: set[str]) -> Gain:
@@ -134,7 +145,11 @@ def _with_vectors(own: NodeWeights, before: State, gain: Gain) -> State:
     initial, predicted = before
     initial = initial.times(math.sqrt(own.scale[0]))
     initial = Signal(initial.mean, initial.variance + np.float32(own.bias[0]))
-    scale, bias = own.scale[1], own.bias[1]
-    predicted = predicted.fitted(max(np.size(scale), np.size(bias), len(predicted.mean))).times(scale)
+    (_, scale), (_, bias) = own.scale, own.bias
+    if np.size(scale) > 1:
+        predicted = predicted.fitted(np.size(scale))
+    predicted = predicted.times(scale)
+    if np.size(bias) > 1:
+        predicted = predicted.fitted(np.size(bias))
     factor = gain.bias if own.leaf is not None else 1.0
     return State(initial, Signal(predicted.mean + bias * np.float32(factor), predicted.variance))

@@ -30,7 +30,7 @@ class Signal(NamedTuple):
     @property
     def strength(self) -> float:
         """The mean square."""
-        return float(np.mean(np.square(self.mean)) + np.mean(self.variance))
+        return (float(self.mean @ self.mean) + float(self.variance.sum())) / len(self.mean)
 
     def times(self, factor: float | Floats) -> Signal:
         """Multiplied, channel by channel."""
@@ -70,7 +70,7 @@ def answered(signal: Signal, leaf: Leaf, tile: Floats, noise: float, groups: int
     copies = -(-outputs // size)
     signs = _signs(len(mean_BT), copies)
     mean_O = ((signs.T @ mean_BT) @ together).reshape(-1)[:outputs]
-    spread = inputs * noisy * (float(variance_I.mean()) + float(np.square(mean_I).mean()))
+    spread = inputs * noisy * signal.strength
     variance_T = variance_BT.sum(0) @ squares + np.float32(spread)
     return Signal(mean_O, np.resize(variance_T, outputs))
 
