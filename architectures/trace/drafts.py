@@ -142,7 +142,7 @@ class Drafts:
         role: Role = "factor"
         if op in NORMS:
             role = "scale" if entry.how == "mul" else "bias" if entry.how == "add" else "factor"
-        elif op == "shift" and entry.how == "add":
+        elif op == "shift" and entry.how == "add" and _nonunit(self.leaf_shape(ref)):  # a scalar is a strength
             role = "bias"
         elif op in ("position", "constant", "carry", "concat", "mix", "sum"):
             role = "embedding" if len(_nonunit(self.leaf_shape(ref))) > 0 else "factor"
@@ -206,7 +206,7 @@ def _activation(marks: frozenset[str]) -> str | None:
     if "exp" in marks or "log" in marks or "wave" in marks or "rsqrt" in marks:
         return "activation"
     if "max" in marks:
-        return "relu"
+        return "silu" if "self" in marks else "relu"
     return "activation" if "power" in marks or "mixed" in marks else None
 
 

@@ -43,7 +43,9 @@ def _concatenate(interpreter: Interpreter, equation: Any, values: Values, shape:
     others = [value for value in values if not value.is_data]
     sources = {value.source for value in data}
     same = {frozenset(value.leaves) for value in data}
-    if len(sources) <= 1 and not (data and (any(value.leaves for value in others) or len(same) > 1)):
+    sizes = [math.prod(interpreter.drafts.nodes[value.source].shape) for value in data if value.source is not None]
+    done = {op_since(value, size) for value, size in zip(data, sizes, strict=True)}  # [x, relu(x)] is two things
+    if len(sources) <= 1 and not (data and (any(value.leaves for value in others) or len(same) > 1 or len(done) > 1)):
         leaves = {ref: entry for value in values for ref, entry in value.leaves.items()}
         marks = frozenset().union(*(value.marks for value in values))
         return Value(shape, data[0].source if data else None, leaves, marks)

@@ -128,7 +128,8 @@ class Interpreter:
             reduced = any(m.startswith("reduce") for m in marks)  # less the mean of what was moved: no neighbours
             marks |= {"stencil" if "moved" in marks and not reduced else "sub"}
         if name == "mul" and len(data) == 2 and data[0].source is not None:
-            marks |= {"self" if any("logistic" in value.marks for value in data) else "power"}
+            gates = [bool(value.marks & {"logistic", "max"}) for value in data]  # x sigmoid(x); "hard" ones are clamped
+            marks |= {"self" if gates[0] != gates[1] else "power"}
         if name == "div" and any("power" in v.marks and any(m.startswith("reduce") for m in v.marks) for v in data[1:]):
             marks |= {"rsqrt"}
         source = data[0].source if data else None

@@ -18,6 +18,8 @@ from ghn.anymodel.initialiser import Moments
 
 Floats = NDArray[np.float32]
 
+LOUD = 16.0  # a kernel whose initial values answer more strongly (mean square) is scaled by the model, to 1 or so
+
 
 class Emitter:
     """Decodes node states to tiles and vectors, each once, and writes leaves."""
@@ -92,6 +94,8 @@ class Emitter:
         if decision.predicted or square is None:
             square = decision.scale**2
         own.answer = square * (row.leaf.fan_in if row.leaf.role == "kernel" else 1)
+        if own.answer > LOUD:
+            own.answer = 1.0
         if decision.predicted:
             own.tile, own.noise = self.matrix(row)
             own.size = self._host.size(self._states[row.node])

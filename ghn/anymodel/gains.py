@@ -25,12 +25,12 @@ from architectures.graph import ArchGraph
 from architectures.ops import Leaf
 from ghn.anymodel.signals import UNIT, Signal, answered, entering, summed
 
-BAND = 3.0  # by how much signals under predicted weights may differ from those under initial ones
-TIED = 1.5  # the same for a table that is used again: the head that it also is cannot be corrected
+BAND = 2.0  # by how much signals under predicted weights may differ from those under initial ones
+TABLE = 1.5  # the same for tables, which nothing precedes; the head that a table may be too cannot be corrected
 CALM = 0.5  # strongest answer in front of a batch normalisation (its root mean square)
-FAINT = 1e-2  # initial signals below this have died out already; predicted ones do not follow them
+FAINT = 1e-4  # initial signals below this have died out already; predicted ones do not follow them
 TINY = 1e-12  # keeps divisions finite where a signal is exactly 0
-MOST = 20.0  # no kernel is made larger or smaller by more than this
+SMALLEST, LARGEST = 1e-3, 20.0  # sizes that kernels get
 
 ADDED = frozenset(("position", "concat", "carry", "mix", "sum"))  # what a table is added to or stands beside
 
@@ -78,19 +78,22 @@ def gains(graph: ArchGraph, weights: Sequence[NodeWeights]) -> list[Gain]:
     for source, target in graph.edges.tolist():
         reads[target].append(source)
         readers[source].add(graph.ops[target])
-    groups = graph.attributes["groups"].tolist()
+    groups, extents = graph.attributes["groups"].tolist(), (graph.attributes["size"] ** 2).tolist()
     states: list[State] = []
     result: list[Gain] = []
     for node, op in enumerate(graph.ops):
         own = weights[node]
         ops = [graph.ops[source] for source in reads[node]]
         sources = [states[source] for source in reads[node]]
-        before = State(*(entering(op, ops, [source[i] for source in sources]) for i in (0, 1)))
+        fewer = extents[reads[node][0]] / extents[node] if sources else 1.0
+        before = State(*(entering(op, ops, [source[i] for source in sources], fewer) for i in (0, 1)))
         gain = Gain()
         if own.leaf is not None:
             after = _answer(op, own, before, int(groups[node]))
-            gain = _gain(op, own, before, after, readers[node])
+            gain = _gain(own, after, readers[node])
             before = _with_kernel(op, before, after, gain.size)
+        elif op == "shift":
+            gain = Gain(bias=_quiet(before.initial))
         elif op == "embedding":  # the index comes first, then who owns the table
             before = _shared_table([(weights[source], result[source].size) for source in reads[node][1:]])
         result.append(gain)
@@ -120,19 +123,24 @@ def _shared_table(owners: Sequence[tuple[NodeWeights, float]]) -> State:
     return State(UNIT, UNIT)
 
 
-def _gain(op: str, own: NodeWeights, before: State, after: State, readers: set[str]) -> Gain:
+def _gain(own: NodeWeights, after: State, readers: set[str]) -> Gain:
     initial = math.sqrt(max(after.initial.strength, FAINT**2))
-    bias = min(1.0, initial)
+    bias = _quiet(after.initial)
     if own.tile is None:
         return Gain(bias=bias)
     predicted = math.sqrt(max(after.predicted.strength, TINY**2))
     if readers == {"batch_norm"}:
         low, high = CALM / BAND, CALM
     else:
-        band = TIED if op == "embedding" and "dense" in readers else BAND
+        band = TABLE if own.leaf is not None and own.leaf.role == "embedding" else BAND
         low, high = initial / band, initial * band
     size = min(max(own.size, low / predicted), high / predicted)
-    return Gain(min(max(size, 1 / MOST), MOST), bias)
+    return Gain(min(max(size, SMALLEST), LARGEST), bias)
+
+
+def _quiet(signal: Signal) -> float:
+    """What a bias is multiplied by that is added to a signal."""
+    return min(1.0, math.sqrt(max(signal.strength, FAINT**2)))
 
 
 def _with_kernel(op: str, before: State, answer: State, size: float) -> State:
@@ -151,5 +159,4 @@ def _with_vectors(own: NodeWeights, before: State, gain: Gain) -> State:
     predicted = predicted.times(scale)
     if np.size(bias) > 1:
         predicted = predicted.fitted(np.size(bias))
-    factor = gain.bias if own.leaf is not None else 1.0
-    return State(initial, Signal(predicted.mean + bias * np.float32(factor), predicted.variance))
+    return State(initial, Signal(predicted.mean + bias * np.float32(gain.bias), predicted.variance))

@@ -175,7 +175,8 @@ def _reversed(before: Sequence[Reach]) -> list[Reach]:
 
 def _gru(gates: Floats, state_gates: Floats, state: Floats, width: int) -> Floats:
     """`ghn.propagation.gated_update` for one node."""
-    both = 1 / (1 + np.exp(-(gates[: 2 * width] + state_gates[: 2 * width])))
+    half = np.float32(0.5)
+    both = half * np.tanh(half * (gates[: 2 * width] + state_gates[: 2 * width])) + half  # a sigmoid without overflow
     reset, update = both[:width], both[width:]
     candidate = np.tanh(gates[2 * width :] + reset * state_gates[2 * width :])
     return (1 - update) * candidate + update * state

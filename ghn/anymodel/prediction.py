@@ -16,7 +16,7 @@ from architectures.graph import ArchGraph, Parameter
 from ghn.anymodel.decisions import Decision, decide, neutral, refuse_fallbacks, rows_by_leaf
 from ghn.anymodel.emission import empty_aligned
 from ghn.anymodel.emitter import Emitter
-from ghn.anymodel.gains import gains
+from ghn.anymodel.gains import Gain, gains
 from ghn.anymodel.hypernetwork import OpenHypernetwork
 from ghn.anymodel.initialiser import Initialiser
 from ghn.anymodel.report import LeafReport, Report, Source
@@ -39,6 +39,7 @@ def predict_leaves(
     initialiser: Initialiser,
     strict: bool,
     read_from: ArchGraph | None = None,
+    alive: bool = True,
 ) -> Leaves:
     """All leaves of a traced model, one after the other: no more memory than the leaves themselves and a few MB.
 
@@ -49,6 +50,7 @@ def predict_leaves(
         initialiser: of the model.
         strict: raise where a leaf is not predicted.
         read_from: take node states from this graph instead; its nodes stand in for `graph`'s, one for one.
+        alive: keep signals about as strong as they are initially; False writes kernels in the sizes that were learned.
 
     Raises:
         ValueError: `strict`, and a leaf is not predicted; or a `read_from` of another size.
@@ -73,7 +75,8 @@ def predict_leaves(
         for row, decision in zip(own, decisions[i], strict=True)
     ]
     emitter = Emitter(hypernetwork, graph, states)
-    gain = gains(graph, emitter.node_weights(table))
+    weights = emitter.node_weights(table)
+    gain = gains(graph, weights) if alive else [Gain(own.size) for own in weights]
     arrays = []
     for i, (leaf, own) in enumerate(zip(leaves, rows, strict=True)):
         out = empty_aligned(tuple(leaf.shape), np.dtype(leaf.dtype))

@@ -8,6 +8,7 @@ Shape letters: C channels, I inputs, O outputs, T channels of a tile, K kernel p
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -117,14 +118,20 @@ def _signs(rows: int, columns: int) -> Floats:
     return signs[np.ix_(np.arange(rows) % len(signs), np.arange(columns) % len(signs))]
 
 
-def rectified(signal: Signal) -> Signal:
-    """After a ReLU, of normal variables (close enough for GELU and SiLU)."""
-    deviation = np.sqrt(np.maximum(signal.variance, 1e-30))
-    ratio = np.clip(signal.mean / deviation, -8, 8)
+def rectified(signal: Signal, softness: float = 0.0) -> Signal:
+    """After an activation x Phi(x / sqrt(softness)), of normal variables: a ReLU at 0, GELU at 1, near SiLU at 2.9.
+
+    Means are exact; of squares, the part that is small beside the softness is halved twice instead of once.
+    """
+    variance = np.maximum(signal.variance, 1e-30)
+    wide = np.sqrt(variance + np.float32(softness))
+    ratio = np.clip(signal.mean / wide, -8, 8)
     below = _normal_cdf(ratio)
     density = np.exp(-0.5 * ratio**2) * np.float32((2 * math.pi) ** -0.5)
-    mean = signal.mean * below + deviation * density
-    square = (np.square(signal.mean) + signal.variance) * below + signal.mean * deviation * density
+    mean = signal.mean * below + variance / wide * density
+    whole = np.square(signal.mean) + variance
+    sharp = whole * below + signal.mean * np.sqrt(variance) * density
+    square = sharp if softness == 0 else (whole * sharp + softness * whole / 4) / (whole + softness)
     return Signal(mean, np.maximum(square - np.square(mean), 0))
 
 
@@ -167,13 +174,14 @@ def squashed(signal: Signal) -> Signal:
     return signal.times(1 / math.sqrt(1 + signal.strength))
 
 
-def entering(op: str, ops: Sequence[str], sources: Sequence[Signal]) -> Signal:
+def entering(op: str, ops: Sequence[str], sources: Sequence[Signal], fewer: float) -> Signal:
     """What a node makes of its inputs before its own weights.
 
     Args:
         op: of the node.
         ops: of the nodes that it reads.
         sources: their signals.
+        fewer: how many places of the first of them become one.
     """
     if not sources or op in SOURCES:
         return UNIT
@@ -181,6 +189,10 @@ def entering(op: str, ops: Sequence[str], sources: Sequence[Signal]) -> Signal:
         return JOINING[op](sources)
     if op == "attend":  # a mean of what is not the attention
         return next((source for source, name in zip(sources, ops, strict=True) if name != "softmax"), sources[0])
+    if op in ("avg_pool", "global_avg_pool"):
+        return Signal(sources[0].mean, sources[0].variance / np.float32(max(fewer, 1.0)))
+    if op == "aggregate":  # what neighbours have in common adds up
+        return sources[0].times(max(fewer, 1.0))
     return ALONE.get(op, _same)(sources[0])
 
 
@@ -203,7 +215,9 @@ JOINING: dict[str, Callable[[Sequence[Signal]], Signal]] = {
     **dict.fromkeys(("product", "matmul", "query_key", "gate"), multiplied),
 }
 ALONE: dict[str, Callable[[Signal], Signal]] = {
-    **dict.fromkeys(("relu", "gelu", "silu"), rectified),
+    "relu": rectified,
+    "gelu": functools.partial(rectified, softness=1.0),
+    "silu": functools.partial(rectified, softness=2.9),
     **dict.fromkeys(("layer_norm", "rms_norm", "group_norm", "normalise"), normalised),
     "tanh": squashed,
     "sigmoid": _halves,

@@ -138,7 +138,37 @@ class GNN(nn.Module):
             messages = nn.relu(nn.Dense(16)(jnp.concatenate([x[senders], x[receivers]], -1)))
             total = jax.ops.segment_sum(messages, receivers, num_segments=len(nodes))
             x = x + nn.Dense(16)(total)
-        return nn.Dense(4)(nn.PReLU()(x).max(0))
+        return nn.Dense(10)(nn.PReLU()(x).max(0))
+
+
+class GraphNetwork(nn.Module):
+    """Edges, nodes and a summary updated in turn by MLPs: a long chain without any normalisation."""
+
+    @nn.compact
+    def __call__(self, nodes: jax.Array, senders: jax.Array, receivers: jax.Array) -> jax.Array:
+        def mlp(*parts: jax.Array) -> jax.Array:
+            return nn.Dense(12)(nn.relu(nn.Dense(24)(jnp.concatenate(parts, -1))))
+
+        x, edges = nn.Dense(12)(nodes), nn.Dense(12)(nodes[senders] - nodes[receivers])
+        summary = jnp.zeros(12)
+        for _ in range(3):
+            edges = mlp(edges, x[senders], x[receivers], jnp.tile(summary, (len(senders), 1)))
+            total = jax.ops.segment_sum(edges, receivers, num_segments=len(nodes))
+            x = mlp(x, total, jnp.tile(summary, (len(nodes), 1)))
+            summary = mlp(x.mean(0), edges.mean(0), summary)
+        return nn.Dense(4)(summary)
+
+
+class Codebook(nn.Module):
+    """Vectors replaced by the nearest of a table that they are also compared with."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = nn.relu(nn.Dense(8)(x))
+        table = self.param("table", nn.initializers.variance_scaling(1.0, "fan_in", "uniform"), (8, 20))
+        distances = jnp.sum(x**2, -1, keepdims=True) - 2 * x @ table + jnp.sum(table**2, 0)
+        nearest = table.T[jnp.argmin(distances, -1)]
+        return nn.Dense(6)(x + jax.lax.stop_gradient(nearest - x))
 
 
 class Twice(nn.Module):
@@ -172,5 +202,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Any, ...]]]]
     "seq2seq": (Seq2Seq, lambda: (integers(2, 12), integers(2, 10))),
     "conformer": (Conformer, lambda: (signal(2, 24, 8),)),
     "gnn": (GNN, lambda: (signal(9, 5), integers(20, high=9), integers(20, high=9))),
+    "graph_network": (GraphNetwork, lambda: (signal(9, 5), integers(20, high=9), integers(20, high=9))),
+    "codebook": (Codebook, lambda: (signal(7, 5),)),
     "twice": (Twice, lambda: (signal(2, 8),)),
 }

@@ -115,6 +115,21 @@ class ConvNeXt(nn.Module):
         return nn.Dense(10)(nn.LayerNorm()(x.mean((1, 2))))
 
 
+class ConvMixer(nn.Module):
+    """Activations in front of batch normalisation, residuals around half of a layer, many layers."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        def layer(x: jax.Array, kernel: int, groups: int = 1, stride: int = 1) -> jax.Array:
+            x = nn.gelu(nn.Conv(12, (kernel, kernel), (stride, stride), feature_group_count=groups)(x))
+            return nn.BatchNorm(use_running_average=not train)(x)
+
+        x = layer(x, 4, stride=4)
+        for _ in range(6):
+            x = layer(x + layer(x, 5, groups=12), 1)
+        return nn.Dense(10)(x.mean((1, 2)))
+
+
 class DenseNet(nn.Module):
     """Concatenations."""
 
@@ -177,7 +192,7 @@ class ViT(nn.Module):
 
 
 class Swin(nn.Module):
-    """Windows, shifted, with a table of relative positions that constants look up."""
+    """Windows, shifted, with a table of relative positions that constants look up; merged patches, normalised."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -194,6 +209,8 @@ class Swin(nn.Module):
             y = jnp.einsum("bhqk,bkhd->bqhd", nn.softmax(scores), value).reshape(-1, 16, 16)
             y = nn.Dense(16)(y).reshape(batch, height // 4, width // 4, 4, 4, channels).swapaxes(2, 3)
             x = x + jnp.roll(y.reshape(x.shape), 2 * layer, (1, 2))
+        x = jnp.concatenate([x[:, i::2, j::2] for j in (0, 1) for i in (0, 1)], -1)
+        x = nn.Dense(32, use_bias=False)(nn.LayerNorm(name="merged")(x))
         return nn.Dense(10)(nn.LayerNorm()(x).mean((1, 2)))
 
 
@@ -285,6 +302,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "bit": (BiT, IMAGE),
     "efficientnet": (EfficientNet, IMAGE),
     "convnext": (ConvNeXt, IMAGE),
+    "convmixer": (ConvMixer, IMAGE),
     "densenet_grey": (DenseNet, (2, 16, 16, 1)),
     "mixer": (Mixer, IMAGE),
     "vit_scanned": (ViT, IMAGE),

@@ -167,6 +167,36 @@ def test_parameters_that_are_no_weights_are_factors() -> None:
     assert {row.leaf.role for row in graph.parameters if row.path[0].startswith("gamma")} == {"factor"}
 
 
+def test_what_is_joined_or_normalised_is_not_mistaken() -> None:
+    graph, _ = traced(*_pair(image("swin")))  # slices are concatenated, then less their mean: no sum of neighbours
+    assert [(op, row.leaf.role) for op, row in rows(graph, "merged/scale")] == [("layer_norm", "scale")]
+    assert "stencil" not in graph.ops
+    graph, _ = traced(*_pair(image("convmixer")))  # an activation in front of a normalisation
+    norms = {node for node, op in enumerate(graph.ops) if op == "batch_norm"}
+    assert {graph.ops[source] for source, target in graph.edges.tolist() if target in norms} == {"gelu"}
+    graph, _ = traced(*_pair(image("stylegan")))  # a scalar that noise is multiplied by is no bias
+    assert {row.leaf.role for row in graph.parameters if row.path[-1] == "strength"} == {"factor"}
+
+    def both(params: Any, x: jax.Array) -> jax.Array:
+        x = x @ params["first"]
+        return jnp.concatenate([x, jax.nn.relu(x)], -1) @ params["second"]
+
+    params = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in (("first", (3, 4)), ("second", (8, 2)))}
+    graph = trace(both, params, jax.ShapeDtypeStruct((2, 3), jnp.float32))
+    assert graph.ops == ("input", "dense", "relu", "concat", "dense")
+    for activation in (jax.nn.silu, jax.nn.hard_silu):
+        graph = trace(lambda p, x, f=activation: f(x @ p["w"]).sum(), {"w": jnp.ones((3, 4))}, jnp.ones((2, 3)))
+        assert "silu" in graph.ops
+
+
+def test_a_table_that_is_compared_with_and_looked_up_is_owned_once() -> None:
+    graph, _ = traced(*_pair(sequence("codebook")))
+    ((op, table),) = rows(graph, "table")
+    assert (op, table.leaf.role) == ("dense", "kernel")
+    looked_up = graph.ops.index("embedding")
+    assert [table.node, looked_up] in graph.edges.tolist()
+
+
 def test_unused_leaves_are_owned_too() -> None:
     params = {"used": jax.ShapeDtypeStruct((3, 4), jnp.float32), "unused": jax.ShapeDtypeStruct((5,), jnp.float32)}
     graph = trace(lambda params, x: x @ params["used"], params, jax.ShapeDtypeStruct((2, 3), jnp.float32))

@@ -20,17 +20,24 @@ from ghn.anymodel.modules import adapt, in_mode
 
 NAMES = [*vision_models.MODELS, *sequence_models.MODELS]
 ALIVE = [
+    "resnet",
     "vgg",
     "bit",
     "efficientnet",
     "convnext",
+    "convmixer",
+    "densenet_grey",
     "vit_scanned",
     "swin",
     "stylegan",
+    "gpt",
     "gemma",
     "mamba",
     "seq2seq",
+    "conformer",
     "gnn",
+    "graph_network",
+    "codebook",
 ]
 
 
@@ -70,19 +77,21 @@ def test_the_models_own_pytree(name: str, hypernetwork: ghn.OpenHypernetwork) ->
 
 @pytest.mark.parametrize("name", ALIVE)
 def test_signals_stay_alive(name: str, hypernetwork: ghn.OpenHypernetwork) -> None:
+    """With a fresh hypernetwork and with the trained one, whose sizes and scales multiply."""
     model, inputs = model_and_inputs(name)
-    result = ghn.predict(model, *inputs, hypernetwork=hypernetwork)
     flags, _ = in_mode(type(model).__call__, {}, training=False)
     adapted = adapt(model, inputs, None, {})
     leaves, structure = jax.tree.flatten(adapted.params)
     drawn = adapted.initialiser.values(range(len(leaves)))
-    initial = {**result.variables, "params": jax.tree.unflatten(structure, [drawn[i] for i in range(len(leaves))])}
     run = jax.jit(lambda variables, *x: model.apply(variables, *x, **flags))
-    ours, theirs = (np.asarray(run(variables, *inputs), np.float32) for variables in (result.variables, initial))
-    assert np.isfinite(ours).all()
-    if name != "bit":  # its head starts at 0
-        assert 0.1 < ours.std() / theirs.std() < 10
-    assert ours.std() > 1e-4
+    for predicting in (hypernetwork, ghn.load("default")):
+        result = ghn.predict(model, *inputs, hypernetwork=predicting)
+        initial = {**result.variables, "params": jax.tree.unflatten(structure, [drawn[i] for i in range(len(leaves))])}
+        ours, theirs = (np.asarray(run(variables, *inputs), np.float32) for variables in (result.variables, initial))
+        assert np.isfinite(ours).all()
+        if name != "bit":  # its head starts at 0
+            assert 0.1 < ours.std() / theirs.std() < 10
+        assert ours.std() > 1e-4
 
 
 class LinenNet(nn.Module):

@@ -1,0 +1,111 @@
+"""Signals are followed as they are, and sizes of kernels keep them alive without changing what matters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ghn
+from architectures.graph import GraphBuilder, Parameter
+from architectures.ops import Leaf
+from ghn.anymodel.emission import write_matrix
+from ghn.anymodel.gains import BAND, CALM, NodeWeights, gains
+from ghn.anymodel.signals import UNIT, Signal, answered, multiplied, rectified, summed
+
+
+def a_signal(channels: int, seed: int = 0) -> Signal:
+    rng = np.random.default_rng(seed)
+    return Signal(rng.normal(size=channels).astype(np.float32), rng.uniform(0.5, 2, channels).astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("shape", "groups"),
+    [((1, 1, 3, 2), 1), ((1, 1, 11, 9), 1), ((3, 3, 10, 6), 1), ((5, 5, 1, 12), 12), ((3, 3, 3, 8), 2)],
+)
+def test_a_kernels_answer_is_that_of_the_weights_that_are_written(shape: Any, groups: int) -> None:
+    tile = np.random.default_rng(1).normal(size=(min(shape[0], 3), min(shape[1], 3), 4, 4)).astype(np.float32)
+    row = Parameter(("w",), 0, Leaf("kernel", shape), None, None, shape, "float32", (), 1)
+    weights = np.empty(shape, np.float32)
+    write_matrix(weights, row, tile, 0.0, 1.0, 0)
+    signal = a_signal(shape[2] * groups)
+    of_group = np.arange(shape[3]) // (shape[3] // groups)
+    mean, variance = (part.reshape(groups, -1)[of_group].T for part in signal)  # [I, O]
+    found = answered(signal, row.leaf, tile, 0.0, groups)
+    np.testing.assert_allclose(found.mean, (weights.sum((0, 1)) * mean).sum(0), atol=1e-4)
+    if groups > 1 or max(shape[2:]) <= 4:  # of repeated tiles, the first stands for all
+        np.testing.assert_allclose(found.variance, (np.square(weights).sum((0, 1)) * variance).sum(0), rtol=1e-4)
+    noisy = answered(signal, row.leaf, np.zeros_like(tile), 0.5, groups)
+    square = (np.square(mean) + variance).sum(0) * shape[0] * shape[1] * 0.25
+    np.testing.assert_allclose(noisy.variance.mean(), square.mean(), rtol=1e-4)
+
+
+def test_activations_sums_and_products_are_those_of_normal_variables() -> None:
+    one, other = a_signal(5), a_signal(5, 1)
+    rng = np.random.default_rng(2)
+    x, y = (s.mean + np.sqrt(s.variance) * rng.normal(size=(400_000, 5)) for s in (one, other))
+    for found, drawn in (
+        (rectified(one), np.maximum(x, 0)),
+        (summed([one, other]), x + y),
+        (multiplied([one, other]), x * y),
+    ):
+        np.testing.assert_allclose(found.mean, drawn.mean(0), atol=0.02)
+        np.testing.assert_allclose(found.variance, drawn.var(0), rtol=0.03)
+
+
+def chain(op: str | None, size: float, layers: int = 20) -> tuple[Any, list[NodeWeights]]:
+    """Dense layers of one size, each behind a ReLU and in front of `op`."""
+    builder = GraphBuilder()
+    x = builder.node("input", [], channels_in=8, channels_out=8)
+    weights = [NodeWeights()]
+    rng = np.random.default_rng(0)
+    for _ in range(layers):
+        x = builder.node("dense", [builder.node("relu", [x])], channels_in=8, channels_out=8)
+        tile = rng.normal(size=(1, 1, 8, 8)).astype(np.float32)
+        weights += [NodeWeights(), NodeWeights(Leaf("kernel", (1, 1, 8, 8)), 2.0, tile, 0.0, size)]
+        if op is not None:
+            x = builder.node(op, [x], channels_in=8, channels_out=8)
+            weights.append(NodeWeights(scale=(1.0, np.full(8, 2.0, np.float32))))
+    return builder.build(), weights
+
+
+@pytest.mark.parametrize("size", [0.2, 1.0, 5.0])
+def test_sizes_do_not_multiply_along_a_chain(size: float) -> None:
+    graph, weights = chain(None, size)
+    for controlled in (True, False):
+        x, strengths = UNIT.fitted(8), []
+        for own, gain in zip(weights, gains(graph, weights), strict=True):
+            if own.leaf is not None and own.tile is not None:
+                factor = (2 / 8) ** 0.5 * (gain.size if controlled else size)  # He's scale: initially all is 1
+                x = answered(rectified(x), own.leaf, own.tile, 0.0, 1).times(factor)
+                strengths.append(x.strength**0.5)
+        inside = [0.99 / BAND < strength < 1.01 * BAND for strength in strengths]
+        assert all(inside) if controlled else size == 1 or not inside[-1]
+
+
+def test_in_front_of_batch_normalisation_signals_are_calm() -> None:
+    graph, weights = chain("batch_norm", 3.0)
+    sizes = gains(graph, weights)
+    x = UNIT.fitted(8)
+    for own, gain in zip(weights, sizes, strict=True):
+        if own.leaf is not None and own.tile is not None:
+            x = answered(rectified(x), own.leaf, own.tile, 0.0, 1).times((2 / 8) ** 0.5 * gain.size)
+            assert x.strength**0.5 <= CALM * 1.001
+            x = x.times(2.0)
+
+
+def test_biases_beside_small_kernels_are_small() -> None:
+    x = jnp.ones((2, 16))
+    kernel = jax.random.normal(jax.random.key(0), (16, 16))
+
+    def bias(scale: float) -> Any:
+        params = {"w": scale * kernel, "b": jnp.zeros(16)}
+        predicted = ghn.predict_params(lambda p, x: x @ p["w"] + p["b"], params, x, hypernetwork=ghn.load("default"))
+        return np.asarray(predicted.params["b"])
+
+    usual = bias(0.25)  # LeCun's scale
+    assert np.abs(usual).max() > 0
+    np.testing.assert_allclose(bias(0.02), usual * 0.08, rtol=1e-4)
