@@ -91,7 +91,7 @@ def test_executor_equals_the_plain_program(step: Any, name: str) -> None:
     largest = max(float(jnp.abs(g).max()) for g in expected_gradients.values())
     for group, gradient in expected_gradients.items():
         scale = max(float(jnp.abs(gradient).max()), 1e-2 * largest)
-        np.testing.assert_allclose(gradients[group], gradient, atol=1e-3 * scale, err_msg=group)
+        np.testing.assert_allclose(gradients[group], gradient, atol=2e-3 * scale, err_msg=group)
     assert step._cache_size() == 1
 
 
