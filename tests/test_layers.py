@@ -13,7 +13,7 @@ PACKAGES = ("architectures", "ghn", "train", "eval")
 def _lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
     """Run import-linter on the packages in `folder`, by our contract, in a process of its own."""
     command = "from importlinter.cli import lint_imports_command; lint_imports_command()"
-    options = ["--no-cache", "--no-logo", "--config", str(ROOT / "pyproject.toml")]
+    options = ["--no-cache", "--config", str(ROOT / "pyproject.toml")]
     return subprocess.run([sys.executable, "-c", command, *options], cwd=folder, capture_output=True, text=True)
 
 
