@@ -1,0 +1,133 @@
+"""Whole streams: the hypernetwork against all baselines, whose strengths are tuned (parts of `continual.py`)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from continual_settings import (
+    STRENGTHS,
+    Config,
+    Matrix,
+    Rows,
+    average,
+    forgetting,
+    learned_scenarios,
+    scheduled,
+    seeded,
+    tuned,
+)
+from kept import Kept
+
+from ghn.config import GHNConfig
+from train.config import SpaceConfig
+from train.continual import ContinualConfig, RegulariserConfig, ScheduleConfig, StreamConfig
+from train.continual.config import METHODS
+from train.data import DataConfig
+
+BASELINES = METHODS[1:]
+Results = dict[str, Any]
+
+
+def split_mnist(config: Config) -> ContinualConfig:
+    """The full setting: all images, MLP 400-400."""
+    return ContinualConfig(
+        StreamConfig("split", config.data),
+        SpaceConfig("mlp", widths=(400,), depths=(2,)),
+        "400-400",
+        ghn=GHNConfig(width=32, hidden=64, tile=50, decoder="chunks", residual=False),
+        learning_rate=3e-3,
+        regulariser=RegulariserConfig(0.01, 1),
+        schedule=ScheduleConfig(steps=config.steps(600), memory=2000, inference="classifier"),
+    )
+
+
+def permuted_mnist(config: Config) -> ContinualConfig:
+    """Ten permutations of all images."""
+    base = split_mnist(config)
+    stream = StreamConfig("permuted", config.data, tasks=3 if config.quick else 10)
+    return scheduled(dataclasses.replace(base, stream=stream), steps=config.steps(2000))
+
+
+def split_cifar(config: Config) -> ContinualConfig:
+    """Pairs of classes at 16 x 16, a convolutional cell; trained on batches 1 to 4, tested on batch 5."""
+    stream = StreamConfig("split", DataConfig(source=str(config.cifar), image_size=16))
+    space = SpaceConfig("nasbench201", channels=8, cells=1)
+    cell = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
+    return dataclasses.replace(split_mnist(config), stream=stream, space=space, target=cell)
+
+
+def streams(config: Config, kept: Kept, rows: Rows) -> Results:
+    """Split-MNIST with the task told (CL1) and not told (CL3)."""
+    base = split_mnist(config)
+    runs = [kept(learned_scenarios, scheduled(base, seed=seed)) for seed in config.each]
+    results: Results = {}
+    for name, way in (
+        ("split_mnist_cl1", "told"),
+        ("split_mnist_cl3", "classifier"),
+        ("split_mnist_cl3/entropy", "entropy"),
+    ):
+        results[name] = told_of(rows, "streams", name, base, [run[way] for run in runs])
+    for scenario in ("CL1", "CL3"):
+        prefix = f"split_mnist_{scenario.lower()}"
+        setting = dataclasses.replace(base, scenario=scenario)
+        results |= baselines(kept, rows, "streams", prefix, setting, config.each)
+    return results
+
+
+def permuted(config: Config, kept: Kept, rows: Rows) -> Results:
+    """Permuted-MNIST-10, task told, one seed; strengths are tuned on the first three tasks."""
+    name, base = "permuted_mnist_10_cl1", permuted_mnist(config)
+    results = {name: told_of(rows, "permuted", name, base, seeded(kept, base, [0]))}
+    return results | baselines(kept, rows, "permuted", name, base, [0], tuned_on=3)
+
+
+def cifar(config: Config, kept: Kept, rows: Rows) -> Results:
+    """Split-CIFAR-10, task told, one seed."""
+    if config.cifar is None:
+        return {}
+    name, base = "split_cifar_10_cl1", split_cifar(config)
+    results = {name: told_of(rows, "cifar", name, base, seeded(kept, base, [0]))}
+    return results | baselines(kept, rows, "cifar", name, base, [0], tuned_on=3)
+
+
+def baselines(
+    kept: Kept,
+    rows: Rows,
+    part: str,
+    prefix: str,
+    base: ContinualConfig,
+    seeds: Sequence[int],
+    tuned_on: int | None = None,
+) -> Results:
+    """Every baseline on a stream; `tuned_on` tasks of it serve to choose strengths (None: all)."""
+    results = {}
+    for method in BASELINES:
+        setting = dataclasses.replace(base, method=method, learning_rate=1e-3)
+        if method in STRENGTHS:
+            setting = tuned(kept, setting, tuned_on)
+        found = seeded(kept, setting, seeds)
+        results[f"{prefix}/{method}"] = told_of(rows, part, f"{prefix}/{method}", setting, found)
+    return results
+
+
+def told_of(rows: Rows, part: str, name: str, setting: ContinualConfig, found: Sequence[Matrix]) -> Results:
+    """The result of a method on a stream; its row is added."""
+    strength = setting.strength if setting.method in STRENGTHS else None
+    besides = [f"forgetting {100 * forgetting(found):.2f}"]
+    if strength is not None:
+        besides.append(f"strength {strength:g}")
+    if setting.method == "replay" or name == "split_mnist_cl3":
+        besides.append(f"memory {setting.schedule.memory:,} images")
+    rows.append([part, name, average(found).percent(), "; ".join(besides), str(len(found))])
+    return {
+        "scenario": "CL3" if "cl3" in name else "CL1",
+        **average(found)._asdict(),
+        "forgetting": forgetting(found),
+        "seeds": len(found),
+        "strength": strength,
+        "matrix": [[None if math.isnan(a) else round(a, 5) for a in row] for row in np.mean(found, 0).tolist()],
+    }

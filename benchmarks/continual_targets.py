@@ -1,0 +1,177 @@
+"""Layers, starts and changes of targets (parts of `continual.py`)."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import numpy as np
+from continual_settings import (
+    STRENGTHS,
+    Config,
+    Rows,
+    average,
+    forgetting,
+    learned_change,
+    reduced_config,
+    scheduled,
+    seeded,
+)
+from kept import Kept
+
+from architectures.layout import WeightArrays
+from architectures.spaces import MLP, MLPSpace
+from eval.continual import Estimate, estimate
+from ghn.api import Hypernetwork
+from ghn.config import GHNConfig
+from train.config import SpaceConfig
+from train.continual import (
+    ContinualConfig,
+    Heads,
+    HypernetworkLearner,
+    PermutedStream,
+    RegulariserConfig,
+    ScheduleConfig,
+    SplitStream,
+    learn,
+)
+from train.continual.baselines import DirectLearner
+from train.continual.config import Method
+from train.continual.learner import Chunk, Metrics, adam
+from train.continual.metrics import summarise
+from train.data import DataConfig
+
+# -------------------------------------------------------------------------------------------------------- dependency
+
+
+def dependency(config: Config, kept: Kept, rows: Rows) -> dict[str, Any]:
+    """What carries the dependency of layers, at equal size: the decoder's width makes up for what the others lack."""
+    base = reduced_config(config)
+    wanted, results = _parameters(base), {}
+    for propagation in ("gatedgnn", "rnn", "none"):
+        ghn = dataclasses.replace(base.ghn, propagation=propagation)
+        sizes = [dataclasses.replace(base, ghn=dataclasses.replace(ghn, hidden=ghn.hidden + m)) for m in range(-8, 9)]
+        setting = min(sizes, key=lambda one: abs(_parameters(one) - wanted))
+        found, size = seeded(kept, setting, config.each), _parameters(setting)
+        results[propagation] = {**average(found)._asdict(), "forgetting": forgetting(found), "parameters": size}
+        besides = f"forgetting {100 * forgetting(found):.2f}; {size:,} parameters"
+        rows.append(["dependency", propagation, average(found).percent(), besides, str(len(found))])
+    return results
+
+
+def _parameters(setting: ContinualConfig) -> int:
+    space = setting.space.build((28, 28, 1), 10 * setting.stream.tasks)
+    return Hypernetwork.create(space, dataclasses.replace(setting.ghn, tasks=setting.stream.tasks)).parameter_count
+
+
+# ---------------------------------------------------------------------------------------------------- initialization
+
+INITIALISED: tuple[Method, ...] = ("finetune", "ewc", "si", "replay", "lwf")
+SOON = 50  # steps of a task within which it is told how fast it is learned
+SPACE = MLPSpace((28, 28, 1), 10, (50, 100, 200), (1, 2, 3))
+
+
+class Watched(DirectLearner):
+    """Keeps the accuracy of every batch before its step: what was not yet trained on, while a task is new."""
+
+    batches: list[np.ndarray] | None = None
+
+    def update(self, state: Any, task: int, chunk: Chunk) -> tuple[Any, Metrics]:
+        """n steps."""
+        state, metrics = super().update(state, task, chunk)
+        self.batches = [*(self.batches or []), np.asarray(metrics["accuracy"])]
+        return state, metrics
+
+    def soon(self, steps: int) -> float:
+        """Mean over the first batches of all tasks but the first, of `steps` each."""
+        batches_TS = np.concatenate(self.batches or []).reshape(-1, steps)
+        return float(batches_TS[1:, :SOON].mean())
+
+
+@functools.cache
+def generated_starts(steps: int, seed: int) -> tuple[list[MLP], list[WeightArrays]]:
+    """Three targets that a hypernetwork of their space was not trained on, and its weights for them.
+
+    It is trained on the Fashion-MNIST images in the package and 16 other architectures.
+    """
+    rng = np.random.default_rng(0)
+    drawn = list(dict.fromkeys(SPACE.sample(rng) for _ in range(40)))
+    targets, pool = drawn[:3], drawn[3:19]
+    ghn, schedule = GHNConfig(hidden=64, tile=50, decoder="chunks", tasks=1), ScheduleConfig(steps=steps, seed=seed)
+    heads = Heads("CL1", 1, 10, own=False)
+    learner = HypernetworkLearner(
+        Hypernetwork.create(SPACE, ghn, seed), pool, heads, optimizer=adam(3e-3, steps), seed=seed
+    )
+    state = learn(PermutedStream(DataConfig(image_size=None), tasks=1), learner, schedule).state
+    emitting = learner.changed([*targets, *pool[len(targets) :]])
+    return targets, [emitting.weights(state, 0, index) for index in range(len(targets))]
+
+
+def initialised(data: DataConfig, method: Method, steps: int, source_steps: int, seed: int) -> list[list[list[float]]]:
+    """[target][start] of average accuracy, forgetting and accuracy soon; starts: generated, own initialiser's."""
+    stream = SplitStream(data)
+    schedule = ScheduleConfig(steps=steps, memory=2000, seed=seed)
+    targets, generated = generated_starts(source_steps, seed)
+    found = []
+    for target, start in zip(targets, generated, strict=True):
+        pair = []
+        for begin in (start, None):
+            heads, optimizer = Heads("CL1", 5, 2, own=True), adam(1e-3, steps)
+            strength = STRENGTHS.get(method, (1.0, 1.0))[1]
+            learner = Watched(SPACE, target, heads, method, optimizer, strength, seed, begin)
+            summary = summarise(learn(stream, learner, schedule).matrix)
+            pair.append([summary.average, summary.forgetting, learner.soon(steps)])
+        found.append(pair)
+    return found
+
+
+def initialization(config: Config, kept: Kept, rows: Rows) -> dict[str, Any]:
+    """Split-MNIST, task told, from generated weights and from an ordinary initialiser; three unseen targets.
+
+    Differences are taken within a seed and target, and averaged over targets: intervals are over seeds.
+    """
+    steps, source_steps = config.steps(300), config.steps(2000)
+    results: dict[str, Any] = {method: {} for method in INITIALISED}
+    calls = {(s, m): (initialised, config.data, m, steps, source_steps, s) for s in config.each for m in INITIALISED}
+    found = {key: kept(*call) for key, call in calls.items()}
+    for method in INITIALISED:
+        values = np.array([found[seed, method] for seed in config.each]).mean(1)  # [seed, start, measure]
+        for index, measure in enumerate(("average", "forgetting", "soon")):
+            generated, own = values[:, :, index].mean(0)
+            gain = estimate(list(values[:, 0, index] - values[:, 1, index]))
+            results[method][measure] = {"generated": generated, "default": own, "interval": [gain.low, gain.high]}
+            shown = f"{100 * generated:.2f} against {100 * own:.2f}"
+            rows.append(
+                ["initialization", f"{method}: {measure}", shown, f"difference {gain.percent()}", str(len(values))]
+            )
+        results[method] |= results[method]["average"]
+    return results
+
+
+# ------------------------------------------------------------------------------------------------------------ change
+
+
+def change(config: Config, kept: Kept, rows: Rows) -> dict[str, Any]:
+    """Two tasks on 100-100, then 200-100-50, never emitted: accuracy on both before, at the change, after task 3."""
+    results: dict[str, Any] = {}
+    for name, beta in (("protected", 0.05), ("not protected", 0.0)):
+        setting = reduced_config(
+            config,
+            space=SpaceConfig("mlp", widths=(50, 100, 200), depths=(1, 2, 3)),
+            others=16,
+            change_at=2,
+            change_to="200-100-50",
+            regulariser=RegulariserConfig(beta, subset=1),
+        )
+        setting = scheduled(setting, steps=config.steps(1000))
+        found = np.array([kept(learned_change, scheduled(setting, seed=seed)) for seed in config.each])
+        columns = ("before", "at_change", "after", "new_task")
+        values: dict[str, Estimate] = {
+            key: estimate(list(column)) for key, column in zip(columns, found.T, strict=True)
+        }
+        results[name] = {key: value._asdict() for key, value in values.items()}
+        for key, value in values.items():
+            rows.append(["change", f"{name}: {key.replace('_', ' ')}", value.percent(), "", str(len(found))])
+    protected = results["protected"]
+    return {"before": protected["before"]["mean"], "after": protected["after"]["mean"], **results}
