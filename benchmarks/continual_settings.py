@@ -21,10 +21,13 @@ from train.continual.scoring import lowest_entropy
 from train.continual.streams import Stream
 from train.data import DataConfig
 
-Part: TypeAlias = Literal["reduced", "streams", "permuted", "cifar", "dependency", "initialization", "change", "cost"]
+Part: TypeAlias = Literal[
+    "reduced", "split", "split_cl3", "permuted", "cifar", "dependency", "initialization", "change", "cost"
+]
 PARTS: tuple[Part, ...] = (
     "reduced",
-    "streams",
+    "split",
+    "split_cl3",
     "permuted",
     "cifar",
     "dependency",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -75,17 +76,22 @@ SPACE = MLPSpace((28, 28, 1), 10, (50, 100, 200), (1, 2, 3))
 class Watched(DirectLearner):
     """Keeps the accuracy of every batch before its step: what was not yet trained on, while a task is new."""
 
-    batches: list[np.ndarray] | None = None
+    batches: list[np.ndarray]
+
+    def restarted(self, seed: int, start: WeightArrays | None) -> Watched:
+        """The same learner, compiled once, from other weights."""
+        self._seed, self._start, self.batches = seed, start, []
+        return self
 
     def update(self, state: Any, task: int, chunk: Chunk) -> tuple[Any, Metrics]:
         """n steps."""
         state, metrics = super().update(state, task, chunk)
-        self.batches = [*(self.batches or []), np.asarray(metrics["accuracy"])]
+        self.batches.append(np.asarray(metrics["accuracy"]))
         return state, metrics
 
     def soon(self, steps: int) -> float:
         """Mean over the first batches of all tasks but the first, of `steps` each."""
-        batches_TS = np.concatenate(self.batches or []).reshape(-1, steps)
+        batches_TS = np.concatenate(self.batches).reshape(-1, steps)
         return float(batches_TS[1:, :SOON].mean())
 
 
@@ -108,21 +114,22 @@ def generated_starts(steps: int, seed: int) -> tuple[list[MLP], list[WeightArray
     return targets, [emitting.weights(state, 0, index) for index in range(len(targets))]
 
 
-def initialised(data: DataConfig, method: Method, steps: int, source_steps: int, seed: int) -> list[list[list[float]]]:
-    """[target][start] of average accuracy, forgetting and accuracy soon; starts: generated, own initialiser's."""
-    stream = SplitStream(data)
-    schedule = ScheduleConfig(steps=steps, memory=2000, seed=seed)
-    targets, generated = generated_starts(source_steps, seed)
+def initialised(
+    data: DataConfig, method: Method, steps: int, source_steps: int, seeds: Sequence[int]
+) -> list[list[list[list[float]]]]:
+    """[target][seed][start] of average accuracy, forgetting, accuracy soon; starts: generated, own initialiser's."""
+    stream, strength = SplitStream(data), STRENGTHS.get(method, (1.0, 1.0))[1]
     found = []
-    for target, start in zip(targets, generated, strict=True):
-        pair = []
-        for begin in (start, None):
-            heads, optimizer = Heads("CL1", 5, 2, own=True), adam(1e-3, steps)
-            strength = STRENGTHS.get(method, (1.0, 1.0))[1]
-            learner = Watched(SPACE, target, heads, method, optimizer, strength, seed, begin)
-            summary = summarise(learn(stream, learner, schedule).matrix)
-            pair.append([summary.average, summary.forgetting, learner.soon(steps)])
-        found.append(pair)
+    for index, target in enumerate(generated_starts(source_steps, seeds[0])[0]):
+        heads = Heads("CL1", 5, 2, own=True)
+        learner = Watched(SPACE, target, heads, method, adam(1e-3, steps), strength)
+        found.append([])
+        for seed in seeds:
+            pair, schedule = [], ScheduleConfig(steps=steps, memory=2000, seed=seed)
+            for start in (generated_starts(source_steps, seed)[1][index], None):
+                summary = summarise(learn(stream, learner.restarted(seed, start), schedule).matrix)
+                pair.append([summary.average, summary.forgetting, learner.soon(steps)])
+            found[-1].append(pair)
     return found
 
 
@@ -131,12 +138,11 @@ def initialization(config: Config, kept: Kept, rows: Rows) -> dict[str, Any]:
 
     Differences are taken within a seed and target, and averaged over targets: intervals are over seeds.
     """
-    steps, source_steps = config.steps(300), config.steps(2000)
+    steps, source_steps = config.steps(200), config.steps(2000)
     results: dict[str, Any] = {method: {} for method in INITIALISED}
-    calls = {(s, m): (initialised, config.data, m, steps, source_steps, s) for s in config.each for m in INITIALISED}
-    found = {key: kept(*call) for key, call in calls.items()}
     for method in INITIALISED:
-        values = np.array([found[seed, method] for seed in config.each]).mean(1)  # [seed, start, measure]
+        found = kept(initialised, config.data, method, steps, source_steps, list(config.each))
+        values = np.array(found).mean(0)  # [seed, start, measure]
         for index, measure in enumerate(("average", "forgetting", "soon")):
             generated, own = values[:, :, index].mean(0)
             gain = estimate(list(values[:, 0, index] - values[:, 1, index]))

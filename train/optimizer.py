@@ -13,6 +13,8 @@ from jax.flatten_util import ravel_pytree
 from ghn.api import Parameters
 from train.config import OptimizerConfig
 
+SMALL = 2**17  # elements; a copy of a larger leaf into a vector and back costs more than an update of its own
+
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
     """Clipping, Adam or SGD, decoupled weight decay, warm-up and cosine over `steps` steps.
@@ -63,3 +65,36 @@ def averaged(parameters: Parameters, optimizer_state: Any) -> Parameters:
     flat = optax.tree_utils.tree_get(optimizer_state, "average")
     result: Parameters = jax.jit(lambda parameters, flat: ravel_pytree(parameters)[1](flat))(parameters, flat)
     return result
+
+
+def flatten_small(inner: optax.GradientTransformation, most: int = SMALL) -> optax.GradientTransformation:
+    """`inner` on one vector of all leaves of at most `most` elements, and on each larger leaf as it is.
+
+    For transformations that treat every element alike: results are those of `inner` by itself.
+    """
+
+    def pack(tree: Any) -> tuple[Array, list[Array]]:
+        leaves = jax.tree.leaves(tree)
+        small = [leaf.ravel() for leaf in leaves if leaf.size <= most]
+        return jnp.concatenate([jnp.zeros(0), *small]), [leaf for leaf in leaves if leaf.size > most]
+
+    def unpack(packed: tuple[Array, list[Array]], like: Any) -> Any:
+        leaves, structure = jax.tree.flatten(like)
+        vector, large, start = packed[0], iter(packed[1]), 0
+        found = []
+        for leaf in leaves:
+            if leaf.size > most:
+                found.append(next(large))
+            else:
+                found.append(vector[start : start + leaf.size].reshape(leaf.shape))
+                start += leaf.size
+        return jax.tree.unflatten(structure, found)
+
+    def init(params: Any) -> Any:
+        return inner.init(pack(params))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        packed, state = inner.update(pack(updates), state, None if params is None else pack(params))
+        return unpack(packed, updates), state
+
+    return optax.GradientTransformation(init, update)

@@ -1,4 +1,8 @@
+<<<<<<< HEAD
 """What checkpoints hold: the moving average of parameters."""
+=======
+"""Small leaves in one vector: the optimiser's results do not change."""
+>>>>>>> f58aef8 (Adam on large leaves as they are: a step on 2.6 million parameters takes 37 ms instead of 84; split into parts that fit an hour)
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 
+<<<<<<< HEAD
 from train.config import OptimizerConfig, TrainConfig
 from train.optimizer import averaged, make_optimizer
 
@@ -40,3 +45,25 @@ def test_decays_out_of_range_are_refused(decay: float) -> None:
 def test_a_sandwich_needs_three() -> None:
     with pytest.raises(ValueError, match=r"TrainConfig.meta_batch=2: sampling='sandwich' needs at least 3"):
         TrainConfig(sampling="sandwich", meta_batch=2)
+=======
+from train.optimizer import flatten_small
+
+
+@pytest.mark.parametrize("most", [0, 6, 100])
+def test_flatten_small_changes_no_result(most: int) -> None:
+    rng = np.random.default_rng(0)
+    shapes = {"a": (2, 3), "b": (4,), "c": {"d": (3, 5), "e": ()}}
+    params = jax.tree.map(lambda shape: jnp.asarray(rng.standard_normal(shape), jnp.float32), shapes, is_leaf=_shape)
+    plain, packed = optax.adam(0.1), flatten_small(optax.adam(0.1), most)
+    states, found = [plain.init(params), packed.init(params)], [params, params]
+    for _ in range(3):
+        for index, optimizer in enumerate((plain, packed)):
+            grads = jax.tree.map(lambda leaf: leaf**2 - 1, found[index])
+            updates, states[index] = optimizer.update(grads, states[index], found[index])
+            found[index] = optax.apply_updates(found[index], updates)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), *found)
+
+
+def _shape(value: object) -> bool:
+    return isinstance(value, tuple)
+>>>>>>> f58aef8 (Adam on large leaves as they are: a step on 2.6 million parameters takes 37 ms instead of 84; split into parts that fit an hour)

@@ -28,6 +28,7 @@ from train.continual.config import RegulariserConfig
 from train.continual.heads import Heads
 from train.continual.regulariser import Drawn, Pool, Regulariser, make_pool
 from train.continual.streams import Part
+from train.optimizer import flatten_small
 
 Metrics = dict[str, Array]  # each [n]
 _DRAWS = 3  # keeps the random words of these draws apart from those of batches
@@ -92,8 +93,8 @@ class Learner(abc.ABC):
 
 
 def adam(learning_rate: float, steps: int) -> optax.GradientTransformation:
-    """Adam with a cosine to 0 over one task, on one flat vector."""
-    return optax.flatten(optax.adam(optax.cosine_decay_schedule(learning_rate, steps)))
+    """Adam with a cosine to 0 over one task."""
+    return flatten_small(optax.adam(optax.cosine_decay_schedule(learning_rate, steps)))
 
 
 def classified(logits_BK: Array, labels_B: Array) -> tuple[Array, Array]:
@@ -161,7 +162,7 @@ class HypernetworkLearner(Learner):
         self.space, self.encoding = hypernetwork.space, hypernetwork.space.encode(self.architectures[0])
         self.names = tuple(names) or tuple(str(task) for task in range(heads.tasks))
         self.pool = make_pool(hypernetwork, self.architectures, regulariser.leaves)
-        self.optimizer = optimizer or optax.flatten(optax.adam(1e-3))
+        self.optimizer = optimizer or flatten_small(optax.adam(1e-3))
         self.regulariser = Regulariser(
             hypernetwork.definition,
             hypernetwork.space,
