@@ -146,28 +146,38 @@ KEYS = {"reduced": "reduced_permuted", "change": "change_of_target"} | dict.from
 
 
 def main(config: Config) -> None:
-    """Runs the parts that are asked for, and puts them beside those that are there."""
+    """Runs the parts that are asked for, and puts each beside those that are there."""
     jax.config.update("jax_compilation_cache_dir", str(config.runs / "compiled"))  # not in `timed`, a fresh process
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-    file = config.out / "continual.json"
-    results: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-    if results.get("quick") != config.quick:
-        results = {"quick": config.quick}
-    parts = results.setdefault("parts", {})
+    results: dict[str, Any] = {}
     for part in config.parts:
         kept, rows = Kept(config.runs), list[list[str]]()
         found = FUNCTIONS[part](config, kept, rows)
+        results = earlier(config)
         key = KEYS.get(part, part)
-        results[key] = {**results.get(key, {}), **found} if key == "streams" else found
+        results[key] = results.get(key, {}) | found
         context = common.context(list(config.each))
-        parts[part] = {"rows": rows, "cpu_hours": kept.cpu_s / 3600, "commit": context["commit"], "cpu": context["cpu"]}
+        told = {name: context[name] for name in ("command", "commit", "cpu")}
+        results["parts"][part] = {"rows": rows, "cpu_hours": kept.cpu_s / 3600, **told}
+        report(config, results)
         jax.clear_caches()
+
+
+def earlier(config: Config) -> dict[str, Any]:
+    """The results that are there, if they are of the same kind."""
+    file = config.out / "continual.json"
+    results: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    return results if results.get("quick") == config.quick else {"quick": config.quick, "parts": {}}
+
+
+def report(config: Config, results: dict[str, Any]) -> None:
+    """Writes the files of all parts so far."""
+    parts = {part: results["parts"][part] for part in FUNCTIONS if part in results["parts"]}
     header = ("part", "what", "result, % [95% interval]", "besides", "seeds")
-    rows = [row for part in FUNCTIONS if part in parts for row in parts[part]["rows"]]
+    rows = [row for part in parts.values() for row in part["rows"]]
     notes = [
-        f"{part}: {parts[part]['cpu_hours']:.2f} CPU hours, commit {parts[part]['commit']}"
-        for part in FUNCTIONS
-        if part in parts
+        f"{name}: {part['cpu_hours']:.2f} CPU hours, commit {part['commit']}, `{part['command']}`"
+        for name, part in parts.items()
     ]
     common.finish("continual", results, header, rows, notes, list(config.each), config.out)
 
