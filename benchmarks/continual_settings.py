@@ -14,6 +14,7 @@ from kept import Kept
 from eval.continual import Estimate, estimate
 from train.continual import ContinualConfig, RegulariserConfig, ScheduleConfig, StreamConfig, learn
 from train.continual.build import changed_learner, make_learner
+from train.continual.config import METHODS, Method
 from train.continual.learner import Learner
 from train.continual.loop import score
 from train.continual.metrics import Summary, summarise
@@ -51,6 +52,7 @@ class Config:
     runs: Path = Path("runs/benchmark-continual")  # where single runs are kept: a killed benchmark goes on
     out: Path = Path("benchmarks/results")  # folder for the results
     seeds: int = 5  # of every row but those that say otherwise
+    baselines: tuple[Method, ...] = METHODS[1:]  # of the streams
 
     @property
     def each(self) -> range:

@@ -25,10 +25,8 @@ from kept import Kept
 from ghn.config import GHNConfig
 from train.config import SpaceConfig
 from train.continual import ContinualConfig, RegulariserConfig, ScheduleConfig, StreamConfig
-from train.continual.config import METHODS
 from train.data import DataConfig
 
-BASELINES = METHODS[1:]
 Results = dict[str, Any]
 
 
@@ -79,20 +77,20 @@ def split(config: Config, kept: Kept, rows: Rows) -> Results:
         ("split_mnist_cl3/entropy", "entropy"),
     ):
         results[name] = told_of(rows, "split", name, base, [run[way] for run in runs])
-    return results | baselines(kept, rows, "split", "split_mnist_cl1", base, config.each)
+    return results | baselines(config, kept, rows, "split", "split_mnist_cl1", base, config.each[:3])
 
 
 def split_cl3(config: Config, kept: Kept, rows: Rows) -> Results:
     """The baselines where the task is not told, and is inferred by the same classifier where weights depend on it."""
     base = dataclasses.replace(split_mnist(config), scenario="CL3")
-    return baselines(kept, rows, "split_cl3", "split_mnist_cl3", base, config.each[:3])
+    return baselines(config, kept, rows, "split_cl3", "split_mnist_cl3", base, [0])
 
 
 def permuted(config: Config, kept: Kept, rows: Rows) -> Results:
     """Permuted-MNIST-10, task told, one seed; strengths are tuned on the first three tasks."""
     name, base = "permuted_mnist_10_cl1", permuted_mnist(config)
     results = {name: told_of(rows, "permuted", name, base, seeded(kept, base, [0]))}
-    return results | baselines(kept, rows, "permuted", name, base, [0], tuned_on=3)
+    return results | baselines(config, kept, rows, "permuted", name, base, [0], tuned_on=2)
 
 
 def cifar(config: Config, kept: Kept, rows: Rows) -> Results:
@@ -101,10 +99,11 @@ def cifar(config: Config, kept: Kept, rows: Rows) -> Results:
         return {}
     name, base = "split_cifar_10_cl1", split_cifar(config)
     results = {name: told_of(rows, "cifar", name, base, seeded(kept, base, [0]))}
-    return results | baselines(kept, rows, "cifar", name, base, [0], tuned_on=3)
+    return results | baselines(config, kept, rows, "cifar", name, base, [0], tuned_on=2)
 
 
 def baselines(
+    config: Config,
     kept: Kept,
     rows: Rows,
     part: str,
@@ -115,7 +114,7 @@ def baselines(
 ) -> Results:
     """Every baseline on a stream; `tuned_on` tasks of it serve to choose strengths (None: all)."""
     results = {}
-    for method in BASELINES:
+    for method in config.baselines:
         setting = dataclasses.replace(base, method=method, learning_rate=1e-3)
         if method in STRENGTHS:
             setting = tuned(kept, setting, tuned_on)

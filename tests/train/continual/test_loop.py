@@ -93,6 +93,12 @@ def test_tasks_are_inferred_where_they_are_not_told(split: ContinualConfig, scen
     assert summary.average > (0.5 if scenario == "CL2" else 0.4)  # chance: 0.5 and 0.25
 
 
+def test_tasks_are_trained_alike_whether_they_will_be_told_or_not(split: ContinualConfig) -> None:
+    told, blind = (go(dataclasses.replace(split, scenario=scenario)) for scenario in ("CL1", "CL3"))
+    jax.tree.map(np.testing.assert_array_equal, told.state.parameters, blind.state.parameters)
+    assert told.matrix[1].mean() > blind.matrix[1].mean()
+
+
 @pytest.mark.parametrize("others", [0, 3])
 def test_every_architecture_of_the_pool_is_held(config: ContinualConfig, others: int) -> None:
     config = dataclasses.replace(config, others=others)
