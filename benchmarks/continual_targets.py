@@ -136,8 +136,8 @@ def initialised(
 def initialization(config: Config, kept: Kept, rows: Rows) -> dict[str, Any]:
     """Split-MNIST, task told, from generated weights and from an ordinary initialiser; two unseen targets.
 
-    Differences are taken within a seed and target, and averaged over targets: intervals are over seeds of the baselines,
-    for one hypernetwork.
+    Differences are taken within a seed and target, and averaged over targets; intervals are over seeds of the
+    baselines, for one hypernetwork.
     """
     steps, source_steps = config.steps(200), config.steps(2000)
     results: dict[str, Any] = {method: {} for method in INITIALISED}
