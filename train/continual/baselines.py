@@ -24,7 +24,7 @@ from architectures.layout import WeightArrays, initialise, occupancy
 from architectures.spaces import SearchSpace
 from train.continual.config import Method
 from train.continual.heads import Heads
-from train.continual.learner import Chunk, Learner, Metrics, classified
+from train.continual.learner import Chunk, Learner, Metrics, classified, compiled
 from train.continual.streams import Part
 
 FISHER_IMAGES = 500  # of a task, whose squared gradients are averaged
@@ -100,7 +100,7 @@ class DirectLearner(Learner):
         filled = occupancy(space.layout, space.graph(architecture))
         self._variants = {name: jnp.asarray(group.variant) for name, group in filled.items()}
         self._seed, self._start = seed, start
-        self._chunk = jax.jit(self._scan)
+        self._chunk = compiled(self._scan)
         self._fisher = jax.jit(self._squared_gradients)
 
     def init(self) -> DirectState:
