@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,11 +24,12 @@ from train.continual.streams import Stream
 from train.data import DataConfig
 
 Part: TypeAlias = Literal[
-    "reduced", "split", "split_cl3", "permuted", "cifar", "dependency", "initialization", "change", "cost"
+    "reduced", "split", "split_cl1", "split_cl3", "permuted", "cifar", "dependency", "initialization", "change", "cost"
 ]
 PARTS: tuple[Part, ...] = (
     "reduced",
     "split",
+    "split_cl1",
     "split_cl3",
     "permuted",
     "cifar",
@@ -152,6 +154,12 @@ def average(matrices: Sequence[Matrix]) -> Estimate:
 def forgetting(matrices: Sequence[Matrix]) -> float:
     """Mean forgetting over the seeds."""
     return estimate([one.forgetting for one in summaries(matrices)]).mean
+
+
+def mean_matrix(matrices: Sequence[Matrix]) -> list[list[float | None]]:
+    """Mean over the seeds as JSON; None above the diagonal."""
+    mean = np.mean(np.array(matrices, np.float64), 0).tolist()
+    return [[None if math.isnan(value) else round(value, 5) for value in row] for row in mean]
 
 
 def tuned(kept: Kept, setting: ContinualConfig, tasks: int | None = None) -> ContinualConfig:
