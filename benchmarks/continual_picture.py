@@ -28,7 +28,7 @@ def picture(results: Mapping[str, Any], stem: Path) -> list[Path]:
     axes[2].set_xscale("log")
     axes[2].set_yscale("log")
     axes[2].set_xlabel("tasks")
-    axes[2].set_ylabel("ms a step")
+    axes[2].set_ylabel("CPU ms a step")
     axes[2].legend(title="earlier tasks in a step", fontsize=8, frameon=False)
     axes[2].grid(alpha=0.25)
     figure.tight_layout()
