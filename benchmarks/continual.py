@@ -184,6 +184,8 @@ def report(config: Config, results: dict[str, Any]) -> None:
         f"{name}: {part['cpu_hours']:.2f} CPU hours, commit {part['commit']}, `{part['command']}`"
         for name, part in parts.items()
     ]
+    if missing := [name for name in FUNCTIONS if name not in parts]:
+        notes.append(f"not run: {', '.join(missing)}")
     common.finish("continual", results, header, rows, notes, list(config.each), config.out)
     picture(results, config.out / "continual")
 
