@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import signal
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,15 @@ def test_several_objectives_give_a_front(tmp_path: Path) -> None:
     assert any("times the volume" in note for note in values["notes"])
 
 
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """Shells start what runs in the background with the signal ignored, and Python then leaves it so."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
 def test_interruption_writes_the_report_and_gives_the_lease_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
