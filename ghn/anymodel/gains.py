@@ -4,8 +4,8 @@ A hypernetwork learns the size of every kernel on networks of its space, where b
 without normalisation sizes multiply, and so do the scales of batch normalisations whose running statistics are still
 the initial ones: 20 layers that are twice too large make logits a million times too large. So signals are followed
 through the graph under initial and under predicted weights, and where the two come apart by more than a factor of
-BAND, the size of the next kernel brings them together again. Kernels in front of a batch normalisation are held at a
-strength of at most 1 instead, where evaluation with initial statistics is close to that with a batch's; as soon as
+BAND, the size of the next kernel brings them together again. Kernels in front of a batch normalisation are held at an
+answer of at most CALM instead, where evaluation with initial statistics is close to that with a batch's; as soon as
 there are such statistics, their size makes no difference.
 
 What is known of ops is rough; errors that both kinds of weights share cancel.
