@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from architectures.spaces import CellSpace
 from eval.calibration import feature_matrix, principal
-from eval.judging import draws_of_labels, judge, judge_baseline, report, unlabelled
+from eval.judging import draws_of_labels, judge, judge_baseline, over_draws, report, unlabelled
+from eval.metrics import failures_last
 from eval.paths import path_features
 from eval.predictors import one_hot
 from eval.proxies.az_nas import aggregate
@@ -84,8 +85,9 @@ def combination_report(
 ) -> dict[str, dict[str, Any]]:
     """The label-free combination and calibrations, each with paired differences to its rivals.
 
-    Rivals of the combination: parameter count, and itself without hypernetworks. Rivals of a calibration, from the same
-    labels: ridge on one-hot encodings, and itself without hypernetworks.
+    Rivals of the combination: parameter count, itself without hypernetworks, and in Kendall ("kendall_minus_single")
+    every column by itself. Rivals of a calibration: ridge on one-hot encodings and itself without hypernetworks, from
+    the same labels, and parameter count.
 
     Args:
         evidence: on A candidates.
@@ -99,18 +101,21 @@ def combination_report(
     blind = evidence.without_hypernetworks()
     free = unlabelled(evidence.combined(), asked_A)
     left = [name for name in LABEL_FREE if name in blind.columns]
-    rivals = {
-        "parameters": unlabelled(evidence.columns["params"], asked_A),
-        "the same without hypernetwork": unlabelled(blind.combined(left), asked_A),
-    }
+    singles = {name: unlabelled(failures_last(column)[0], asked_A) for name, column in evidence.columns.items()}
+    parameters = {"parameters": singles["params"]}
+    rivals = parameters | {"the same without hypernetwork": unlabelled(blind.combined(left), asked_A)}
     result = {"label_free": report(free, accuracy_A, rivals, resamples)}
+    result["label_free"]["kendall_minus_single"] = {
+        name: over_draws("kendall", free, accuracy_A, single, resamples).as_list() for name, single in singles.items()
+    }
     for count in labels:
         rows = draws_of_labels(may_A, count, draws)
         rivals = {
             f"ridge-{count}": judge_baseline("ridge", evidence.one_hot, accuracy_A, asked_A, rows),
             "the same without hypernetwork": judge(blind.features(), accuracy_A, asked_A, rows),
         }
-        own = report(judge(evidence.features(), accuracy_A, asked_A, rows), accuracy_A, rivals, resamples)
+        calibrated = judge(evidence.features(), accuracy_A, asked_A, rows)
+        own = report(calibrated, accuracy_A, rivals | parameters, resamples)
         own["rivals"] = {name: report(rival, accuracy_A, {}, resamples) for name, rival in rivals.items()}
         result[f"calibrated_{count}"] = {"labels": count, **own}
     return result

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import json
 import multiprocessing
 import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from architectures.spaces import SearchSpace
 from eval.plots import groups, training_curve
 from eval.rank import RankConfig, load_matching, rank_against, write_ranking
 from eval.ranking import Ranking, timed_scores
@@ -20,7 +25,7 @@ from eval.report import markdown_table, ranking_notes, ranking_rows, rich_table,
 from eval.scoring import Scorer
 from ghn import Hypernetwork
 from train.config import TrainConfig
-from train.data import Splits
+from train.data import DataConfig, load
 from train.loop import train
 from train.target import Protocol, Trainer
 from train.target_table import sample_classes
@@ -56,21 +61,26 @@ def demo(config: DemoConfig, out: Path, console: Console) -> Path:
     order = write_candidates(out / "candidates.csv", space, candidates, scores)
     console.print(f"{seconds:.3f} s an architecture; best: {space.to_string(candidates[order[0]])}")
 
+    finalists = _finalists(config, [candidates[row] for row in order])
+    members = [architecture for group in finalists.values() for architecture in group]
     ranking = None
-    if config.ground_truth is not None:
-        console.rule("3. hold the ranking against ground truth")
-        rank_config = RankConfig(
-            checkpoint=str(out / "ghn"),
-            supernet=str(out / "supernet"),
-            ground_truth=config.ground_truth,
-            resamples=config.resamples,
-        )
-        outcome = rank_against(rank_config, hypernetwork, splits, scorer)
-        write_ranking(rank_config, hypernetwork, outcome, out, console)
-        ranking = outcome.ranking
+    with _mapping(elsewhere=config.ground_truth is not None) as map_:
+        accuracies = map_(functools.partial(_trained_accuracy, config, space), members)
+        if config.ground_truth is not None:
+            console.rule("3. hold the ranking against ground truth, while finalists are trained")
+            rank_config = RankConfig(
+                checkpoint=str(out / "ghn"),
+                supernet=str(out / "supernet"),
+                ground_truth=config.ground_truth,
+                resamples=config.resamples,
+            )
+            outcome = rank_against(rank_config, hypernetwork, splits, scorer)
+            write_ranking(rank_config, hypernetwork, outcome, out, console)
+            ranking = outcome.ranking
 
-    console.rule("4. train the best, random and the worst from scratch")
-    finals = _train_finalists(config, splits, [candidates[row] for row in order], space, console)
+        console.rule("4. train the best, random and the worst from scratch")
+        tracked = iter(track(accuracies, "training from scratch", len(members), console=console))
+        finals = {name: [next(tracked) for _ in group] for name, group in finalists.items()}
     (out / "finalists.json").write_text(json.dumps(finals, indent=2) + "\n")
     groups(finals, "test accuracy from scratch, %", out / "finalists")
 
@@ -105,24 +115,40 @@ def _train_both(config: DemoConfig, out: Path) -> Hypernetwork:
     return hypernetwork
 
 
-def _train_finalists(
-    config: DemoConfig, splits: Splits, ordered: list[Any], space: Any, console: Console
-) -> dict[str, list[float]]:
-    """Mean test accuracy of every finalist, by group."""
+def _finalists(config: DemoConfig, ordered: Sequence[Any]) -> dict[str, list[Any]]:
+    """The best, random and the worst of candidates in the order of their scores."""
     count = min(config.finalists, len(ordered) // 3)
     picks = np.random.default_rng(0).choice(len(ordered), count, replace=False)
-    chosen = {
-        f"best {count}": ordered[:count],
+    return {
+        f"best {count}": list(ordered[:count]),
         f"random {count}": [ordered[pick] for pick in picks],
-        f"worst {count}": ordered[-count:],
+        f"worst {count}": list(ordered[-count:]),
     }
-    trainer = Trainer(space, splits, config.protocol)
-    jobs = [(name, architecture) for name, members in chosen.items() for architecture in members]
-    result: dict[str, list[float]] = {name: [] for name in chosen}
-    for name, architecture in track(jobs, "training from scratch", console=console):
-        outcome = trainer(architecture, list(range(config.finalist_seeds)))
-        result[name].append(float(np.mean(outcome.test_accuracy)))
-    return result
+
+
+@contextlib.contextmanager
+def _mapping(elsewhere: bool) -> Iterator[Callable[..., Iterator[float]]]:
+    """`map`: here, one by one as results are asked for; or at once in a second process, on the other core."""
+    if not elsewhere:
+        yield map
+        return
+    pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+    try:
+        yield pool.map
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _trained_accuracy(config: DemoConfig, space: SearchSpace[Any], architecture: Any) -> float:
+    """Test accuracy after training from scratch, the mean over seeds."""
+    outcome = _trainer(space, config.train.data, config.protocol)(architecture, list(range(config.finalist_seeds)))
+    return float(np.mean(outcome.test_accuracy))
+
+
+@functools.cache
+def _trainer(space: SearchSpace[Any], data: DataConfig, protocol: Protocol) -> Trainer:
+    """Compiled once in a process."""
+    return Trainer(space, load(data), protocol)
 
 
 def _final_rows(finals: dict[str, list[float]]) -> list[list[str]]:

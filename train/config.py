@@ -98,6 +98,7 @@ class TrainConfig:
     augment: AugmentConfig = AugmentConfig(crop=1, flip=True)
     ghn: GHNConfig = GHNConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    start: str | None = None  # a run's folder, a file or a packaged checkpoint: its parameters are those of step 0
     steps: int = 6000  # optimiser steps
     batch: int = 64  # images a step
     meta_batch: int = 1  # architectures a step, all on the same images

@@ -23,6 +23,7 @@ from train.optimizer import averaged, make_optimizer
 from train.parallel import keep, make_step, mesh_of, wait_for_all
 from train.run_folder import RunError, claim
 from train.step import TrainState, init_state
+from train.warm_start import warm_started
 
 
 def train(config: TrainConfig, run: Path, tensorboard: bool = False, show: bool = True) -> Hypernetwork:
@@ -47,9 +48,11 @@ def train(config: TrainConfig, run: Path, tensorboard: bool = False, show: bool 
     splits = load(config.data)
     _claim_in_turn(run, config, splits)
     hypernetwork = make_hypernetwork(config, splits)
+    finished = steps_of(run)
+    if config.start is not None and not finished:
+        hypernetwork = warm_started(hypernetwork, config.start)
     optimizer = make_optimizer(config.optimizer, config.steps)
     state = init_state(hypernetwork, optimizer)
-    finished = steps_of(run)
     if finished:
         state = _restore(run, finished[-1], state, config)
     start, first = int(state.step), jax.process_index() == 0

@@ -43,7 +43,10 @@ def test_the_report_shows_what_hypernetworks_add(evidence: Evidence) -> None:
     free, calibrated = told["label_free"], told["calibrated_40"]
     assert free["minus the same without hypernetwork"]["kendall"][1] > 0
     assert free["minus parameters"]["kendall"][1] > 0
+    assert free["kendall_minus_single"]["params"] == free["minus parameters"]["kendall"]
+    assert set(free["kendall_minus_single"]) == set(evidence.columns)
     assert calibrated["labels"] == 40 and 0.7 < calibrated["coverage_90"] <= 1
     assert calibrated["minus ridge-40"]["kendall"][1] > 0
+    assert calibrated["minus parameters"]["kendall"][1] > 0
     assert calibrated["minus the same without hypernetwork"]["kendall"][0] > 0
     assert set(calibrated["rivals"]) == {"ridge-40", "the same without hypernetwork"}

@@ -267,6 +267,36 @@ def test_a_killed_run_goes_on_exactly(
     assert recorded[0] == recorded[1]
 
 
+# ----------------------------------------------------------------------------------------------------- warm starts
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_warm_start_begins_with_the_parameters_of_another_run(
+    light: TrainConfig, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crawling = dataclasses.replace(light, seed=1, optimizer=OptimizerConfig(learning_rate=1e-12))
+    config = dataclasses.replace(crawling, start=str(whole))
+    break_at(monkeypatch, 3)
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(config, tmp_path / "warm")
+    monkeypatch.undo()
+    warm, cold = loop.train(config, tmp_path / "warm"), loop.train(crawling, tmp_path / "cold")
+
+    def distance(found: ghn.Hypernetwork) -> float:
+        gaps = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), found.parameters, ghn.load(whole).parameters)
+        return max(jax.tree.leaves(gaps))
+
+    assert warm.step == 6 and distance(warm) < 1e-6 < 1e-2 < distance(cold)
+
+
+def test_a_warm_start_with_another_configuration_is_refused(
+    config: TrainConfig, unbroken: tuple[Path, Any], tmp_path: Path
+) -> None:
+    config = dataclasses.replace(config, start=str(unbroken[0]), ghn=dataclasses.replace(config.ghn, width=16))
+    with pytest.raises(RunError, match=r"start='.*': its parameter .* \(ghn.width was 8, is 16\); train with"):
+        loop.train(config, tmp_path / "run")
+
+
 # ----------------------------------------------------------------------------------------------- folders of others
 
 

@@ -25,7 +25,7 @@ from train.data import (
     load,
     read_npz,
 )
-from train.data import datasets as module
+from train.data.draws import permutation
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared" / "data"
 
@@ -298,7 +298,7 @@ def test_batches_resume_exactly() -> None:
     whole = list(itertools.islice(batches(dataset, 3, seed=5), 14))
     for start in (0, 1, 3, 7):
         tail = list(itertools.islice(batches(dataset, 3, seed=5, start_step=start), 14 - start))
-        module._permutation.cache_clear()
+        permutation.cache_clear()
         for (images, labels), (other_images, other_labels) in zip(whole[start:], tail, strict=True):
             np.testing.assert_array_equal(images, other_images)
             np.testing.assert_array_equal(labels, other_labels)
