@@ -25,7 +25,7 @@ from eval.report import markdown_table, ranking_notes, ranking_rows, rich_table,
 from eval.scoring import Scorer
 from ghn import Hypernetwork
 from train.config import TrainConfig
-from train.data import DataConfig, load
+from train.data import load
 from train.loop import train
 from train.target import Protocol, Trainer
 from train.target_table import sample_classes
@@ -62,10 +62,10 @@ def demo(config: DemoConfig, out: Path, console: Console) -> Path:
     console.print(f"{seconds:.3f} s an architecture; best: {space.to_string(candidates[order[0]])}")
 
     finalists = _finalists(config, [candidates[row] for row in order])
-    members = [architecture for group in finalists.values() for architecture in group]
+    members = [space.to_string(architecture) for group in finalists.values() for architecture in group]
     ranking = None
     with _mapping(elsewhere=config.ground_truth is not None) as map_:
-        accuracies = map_(functools.partial(_trained_accuracy, config, space), members)
+        accuracies = map_(functools.partial(_trained_accuracy, config), members)
         if config.ground_truth is not None:
             console.rule("3. hold the ranking against ground truth, while finalists are trained")
             rank_config = RankConfig(
@@ -139,16 +139,19 @@ def _mapping(elsewhere: bool) -> Iterator[Callable[..., Iterator[float]]]:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _trained_accuracy(config: DemoConfig, space: SearchSpace[Any], architecture: Any) -> float:
-    """Test accuracy after training from scratch, the mean over seeds."""
-    outcome = _trainer(space, config.train.data, config.protocol)(architecture, list(range(config.finalist_seeds)))
+def _trained_accuracy(config: DemoConfig, text: str) -> float:
+    """Test accuracy of an architecture after training from scratch, the mean over seeds."""
+    space, trainer = _space_and_trainer(config)
+    outcome = trainer(space.from_string(text), list(range(config.finalist_seeds)))
     return float(np.mean(outcome.test_accuracy))
 
 
 @functools.cache
-def _trainer(space: SearchSpace[Any], data: DataConfig, protocol: Protocol) -> Trainer:
-    """Compiled once in a process."""
-    return Trainer(space, load(data), protocol)
+def _space_and_trainer(config: DemoConfig) -> tuple[SearchSpace[Any], Trainer]:
+    """Compiled once in a process; made there, because spaces with ops of one's own may not pass between processes."""
+    splits = load(config.train.data)
+    space = config.train.space.build(splits.train.images.shape[1:], splits.train.classes)
+    return space, Trainer(space, splits, config.protocol)
 
 
 def _final_rows(finals: dict[str, list[float]]) -> list[list[str]]:
