@@ -79,8 +79,8 @@ def demo(config: DemoConfig, out: Path, console: Console) -> Path:
             ranking = outcome.ranking
 
         console.rule("4. train the best, random and the worst from scratch")
-        tracked = iter(track(accuracies, "training from scratch", len(members), console=console))
-        finals = {name: [next(tracked) for _ in group] for name, group in finalists.items()}
+        trained = iter(list(track(accuracies, "training from scratch", len(members), console=console)))
+    finals = {name: [next(trained) for _ in group] for name, group in finalists.items()}
     (out / "finalists.json").write_text(json.dumps(finals, indent=2) + "\n")
     groups(finals, "test accuracy from scratch, %", out / "finalists")
 
