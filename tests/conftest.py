@@ -7,9 +7,14 @@ from pathlib import Path
 # Tests compile many small programs and run each a few times: most of their time would be XLA's optimisation, and much
 # of the rest its emitters of fused loops and the division of small programs among threads. Programs that tests start in
 # other processes, notebooks too, read this.
-FLAGS = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
+os.environ["XLA_FLAGS"] = " ".join(
+    (
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_cpu_use_fusion_emitters=false",
+        "--xla_cpu_parallel_codegen_split_count=1",
+    )
+)
 
 import jax
 import pytest

@@ -21,14 +21,6 @@ Floats = NDArray[np.float32]
 CHUNK = 1 << 15  # values written at a time: 128 kB, within a core's second-level cache
 
 
-def empty_aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """An array that JAX on a CPU takes over without a copy (aligned to 64 bytes)."""
-    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    raw = np.empty(size + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    return raw[start : start + size].view(dtype).reshape(shape)
-
-
 def write_matrix(out: Array, row: Parameter, tile: Floats, noise: float, scale: float, offset: int) -> None:
     """Fills a leaf (or a part of it) with scale * (noise * bank + tile).
 

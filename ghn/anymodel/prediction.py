@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from numpy.typing import NDArray
 
 from architectures.graph import ArchGraph, Parameter
+from ghn.anymodel.blocks import empty_arrays
 from ghn.anymodel.decisions import Decision, decide, neutral, refuse_fallbacks, rows_by_leaf
-from ghn.anymodel.emission import empty_aligned
 from ghn.anymodel.emitter import Emitter
 from ghn.anymodel.gains import Gain, gains
 from ghn.anymodel.hypernetwork import OpenHypernetwork
@@ -78,16 +77,14 @@ def predict_leaves(
     emitter = Emitter(hypernetwork, graph, states)
     weights = emitter.node_weights(table)
     gain = gains(graph, weights) if alive else [Gain(own.size) for own in weights]
-    arrays = []
-    for i, (leaf, own) in enumerate(zip(leaves, rows, strict=True)):
-        out = empty_aligned(tuple(leaf.shape), np.dtype(leaf.dtype))
+    arrays = empty_arrays(leaves)
+    for i, (out, own) in enumerate(zip(arrays, rows, strict=True)):
         for row, decision in zip(own, decisions[i], strict=True):
             part, offset = out[row.part] if row.part else out, next(offsets)
             if not decision.predicted:
                 part[...] = values[i][row.part] if i in values else neutral(graph, row)
                 continue
             emitter.write(row, decision, gain[row.node], offset, part)
-        arrays.append(out)
     end = time.process_time()
     about = f"open hypernetwork, {hypernetwork.parameter_count:,} parameters, " + (
         f"{hypernetwork.step:,} training steps" if hypernetwork.step else "NOT TRAINED: fresh weights of its own"

@@ -13,8 +13,8 @@ from architectures.graph import ArchGraph, Parameter
 from architectures.spaces import Cell, SearchSpace
 from architectures.spaces.recognise import NotRecognisedError, recognise
 from architectures.switch import cut
+from ghn.anymodel.blocks import empty_arrays
 from ghn.anymodel.decisions import Decision, neutral, refuse_fallbacks, rows_by_leaf
-from ghn.anymodel.emission import empty_aligned
 from ghn.anymodel.hypernetwork import OpenHypernetwork
 from ghn.anymodel.initialiser import Initialiser
 from ghn.anymodel.prediction import Leaves, make_report, predict_leaves
@@ -109,9 +109,8 @@ def _predict_space(
     if strict:
         refuse_fallbacks(rows, decisions)
     values = initialiser.values([i for i, own in enumerate(decisions) if not all(d.predicted for d in own)])
-    results = []
-    for i, (leaf, own) in enumerate(zip(leaves, rows, strict=True)):
-        out = empty_aligned(tuple(leaf.shape), np.dtype(leaf.dtype))
+    results = empty_arrays(leaves)
+    for i, (out, own) in enumerate(zip(results, rows, strict=True)):
         for row in own:
             target = pairs.get(numbers[id(row)])
             part = out[row.part] if row.part else out
@@ -122,7 +121,6 @@ def _predict_space(
             slot = cut(arrays[target.place.group][target.place.slot], target.leaf.shape)
             ordered = part if row.axes is None else part.transpose(np.argsort(row.axes))
             ordered[...] = slot.reshape(ordered.shape)
-        results.append(out)
     about = f"hypernetwork of {space.describe()}; {hypernetwork.step:,} training steps{misfit}"
     report = make_report(graph, leaves, rows, decisions, set(values), about)
     return Leaves(results, report, {"hypernetwork": after - start, "emission": time.process_time() - after})

@@ -1,0 +1,37 @@
+"""Memory for leaves."""
+
+import jax
+import jax.numpy as jnp
+
+from ghn.anymodel.blocks import ALIGNED, BLOCK, LARGE, empty_arrays
+
+LEAVES = [
+    jax.ShapeDtypeStruct(shape, dtype)
+    for shape, dtype in [
+        ((3, 5), jnp.float32),
+        ((), jnp.float32),
+        ((7,), jnp.bfloat16),
+        ((0, 4), jnp.float32),
+        ((LARGE // 4, 1), jnp.float32),
+        *[((BLOCK // 20,), jnp.float16)] * 15,  # more than a block
+    ]
+]
+
+
+def test_arrays_are_those_asked_for_and_apart() -> None:
+    arrays = empty_arrays(LEAVES)
+    assert [(a.shape, a.dtype) for a in arrays] == [(leaf.shape, leaf.dtype) for leaf in LEAVES]
+    assert all(a.ctypes.data % ALIGNED == 0 and a.flags.c_contiguous and a.flags.writeable for a in arrays)
+    spans = sorted((a.ctypes.data, a.ctypes.data + a.nbytes) for a in arrays if a.nbytes)
+    assert all(end <= start for (_, end), (start, _) in zip(spans, spans[1:], strict=False))
+
+
+def test_jax_takes_them_over_without_a_copy() -> None:
+    array = empty_arrays(LEAVES)[0]
+    taken = jax.device_put(array, may_alias=True)
+    assert taken.unsafe_buffer_pointer() == array.ctypes.data
+
+
+def test_small_arrays_share_a_block_of_their_size() -> None:
+    blocks = {id(array.base): array.base for array in empty_arrays(LEAVES[:3])}
+    assert [block.nbytes for block in blocks.values()] == [4 * ALIGNED]  # three arrays, and room to align them
