@@ -1,5 +1,7 @@
 """Memory for leaves."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 
@@ -23,7 +25,7 @@ def test_arrays_are_those_asked_for_and_apart() -> None:
     assert [(a.shape, a.dtype) for a in arrays] == [(leaf.shape, leaf.dtype) for leaf in LEAVES]
     assert all(a.ctypes.data % ALIGNED == 0 and a.flags.c_contiguous and a.flags.writeable for a in arrays)
     spans = sorted((a.ctypes.data, a.ctypes.data + a.nbytes) for a in arrays if a.nbytes)
-    assert all(end <= start for (_, end), (start, _) in zip(spans, spans[1:], strict=False))
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
 
 
 def test_jax_takes_them_over_without_a_copy() -> None:
