@@ -73,7 +73,7 @@ class Rivals:
         self.config = TrainConfig(seed=options.seed)
         self.splits = load(self.config.data)
         image_shape = self.splits.train.images.shape[1:]
-        self.space: Any = self.config.space.build(image_shape, self.splits.classes)
+        self.space: Any = self.config.space.build(image_shape, self.splits.train.classes)
         truth = read_ground_truth("embedded", self.space).select(
             lambda a: self.space.held_out(a, self.config.held_out, self.config.held_out_seed)
         )
