@@ -41,6 +41,7 @@ class Extents(NamedTuple):
     outputs: Array
     heads: Array
     hidden: Array
+    offset: Array
 
 
 Op = Callable[[Leaves, Extents, Array], Array]
@@ -162,6 +163,11 @@ def _skip(layers: Layers, leaves: Leaves, extents: Extents, x: Array) -> Array:
     return x
 
 
+def _beside(layers: Layers, leaves: Leaves, extents: Extents, x: Array) -> Array:
+    """The input with its channels moved up to where the unit writes; convolutions have kernels that do so."""
+    return jnp.roll(x, extents.offset, -1)
+
+
 def _dense(layers: Layers, leaves: Leaves, extents: Extents, x: Array) -> Array:
     return x @ leaves["dense"]
 
@@ -214,6 +220,7 @@ def _position(layers: Layers, leaves: Leaves, extents: Extents, x: Array) -> Arr
 
 _OPS: dict[str, Callable[..., Array]] = {
     "skip": _skip,
+    "beside": _beside,
     "dense": _dense,
     "max_pool": _max_pool,
     "avg_pool": _avg_pool,
