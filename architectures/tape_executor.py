@@ -54,11 +54,13 @@ KINDS = {
 
 
 class SectionPlan(NamedTuple):
-    """What is fixed at compilation: names of the ops, channels, those of the cheaper convolutions, layers."""
+    """What is fixed at compilation: names of the ops, channels, those of the cheaper convolutions, those of pools and
+    depthwise convolutions, layers."""
 
     ops: tuple[str, ...]
     channels: int
     narrow: int
+    spatial: int
     layers: Layers
 
 
@@ -129,7 +131,7 @@ def _extents(choice: Choice) -> Extents:
 
 
 def _run_op(plan: SectionPlan, choice: Choice, leaves: Slots, x: Array) -> Array:
-    branches = [make_op(name, plan.narrow, plan.layers) for name in plan.ops]
+    branches = [make_op(name, plan.narrow, plan.spatial, plan.layers) for name in plan.ops]
     return lax.switch(choice.op, branches, leaves, _extents(choice), x)
 
 
@@ -137,7 +139,7 @@ def _op_gradient(plan: SectionPlan, choice: Choice, leaves: Slots, x: Array, g: 
     """Gradients of (g * op).sum() by leaves and input: a switch over each op's own."""
 
     def gradient(name: str, leaves: Slots, extents: Extents, x: Array, g: Array) -> tuple[Slots, Array]:
-        op = make_op(name, plan.narrow, plan.layers)
+        op = make_op(name, plan.narrow, plan.spatial, plan.layers)
         return jax.vjp(lambda leaves, x: op(leaves, extents, x), leaves, x)[1](g)
 
     branches = [functools.partial(gradient, name) for name in plan.ops]
@@ -285,7 +287,7 @@ def forward(
     finals = []
     main = side = jnp.zeros_like(starts[0])
     for section, channels in enumerate(shape.channels):
-        plan = SectionPlan(shape.ops[section], channels, shape.narrow[section], layers)
+        plan = SectionPlan(shape.ops[section], channels, shape.narrow[section], shape.spatial[section], layers)
         own = {name: code[name][section][: shape.units[section]] for name in names}
         own |= {name: code[name][section] for name in ("count", "out")}
         to_main, to_side, final = run_section(

@@ -22,6 +22,7 @@ from architectures.ops import Leaf, Role
 from architectures.tape import STEP, Tape, Unit, unit_leaves
 
 Slots = dict[str, int]
+SPATIAL = ("depthwise", "max_pool", "avg_pool")  # ops of neighbouring pixels that compute every channel by itself
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,7 @@ class TapeShape:
         sizes: height and width of each section in pixels.
         channels: most channels of an entry in each section.
         narrow: channels up to which each section's convolutions take a cheaper program.
+        spatial: most channels of pools and depthwise convolutions in each section.
         image: channels of the image.
         classes: outputs of the classifier.
         units: most units of each section.
@@ -50,6 +52,7 @@ class TapeShape:
     sizes: tuple[int, ...]
     channels: tuple[int, ...]
     narrow: tuple[int, ...]
+    spatial: tuple[int, ...]
     image: int
     classes: int
     units: tuple[int, ...]
@@ -150,7 +153,8 @@ def _groups(shape: TapeShape) -> Iterator[LeafGroup]:
             narrow = _widths(shape.narrow[section])
             yield _group(f"{part}/large", slots["large"], _kernels(larger, narrow, narrow))
         yield from matrices("dense", slots["dense"], widths, widths)
-        yield _group(f"{part}/depthwise", slots["depthwise"], _kernels(shape.kernels, [1], widths))
+        spatial = _widths(shape.spatial[section])
+        yield _group(f"{part}/depthwise", slots["depthwise"], _kernels(shape.kernels, [1], spatial))
         yield from vectors("bias", slots["bias"], widths)
         yield from vectors("norm_scale", slots["norm"], widths)
         yield from vectors("norm_bias", slots["norm"], widths)
@@ -305,10 +309,11 @@ def _allocated(unit: Unit, shape: TapeShape, section: int, used: dict[str, int])
             f"{unit.name}: {unit.kind} of kernel {unit.kernel}, dilation {unit.dilation} from {unit.inputs} to "
             f"{unit.outputs} channels at {_at(shape, section)}; the space has no such op there"
         )
-    if max(unit.inputs, unit.offset + unit.outputs) > shape.channels[section]:
+    widest = (shape.spatial if unit.kind in SPATIAL else shape.channels)[section]
+    if max(unit.inputs, unit.offset + unit.outputs) > widest:
         raise ValueError(
             f"{unit.name}: {unit.inputs} to {unit.offset + unit.outputs} channels at {_at(shape, section)}; "
-            f"at most {shape.channels[section]}"
+            f"at most {widest}"
         )
     own = unit_leaves(unit, shape.pixels(section))
     slots: Slots = {}

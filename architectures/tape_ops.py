@@ -126,31 +126,43 @@ def _group_moments(x: Array, channels: Array) -> tuple[Array, Array]:
 # --------------------------------------------------------------------------------------------------------------- ops
 
 
-def make_op(name: str, narrow: int, layers: Layers) -> Op:
-    """The op of a section by its name (`tape_layout.op_name`)."""
+def make_op(name: str, narrow: int, spatial: int, layers: Layers) -> Op:
+    """The op of a section by its name (`tape_layout.op_name`); narrow convolutions, and pools and depthwise ones, compute
+    so many of the first channels alone."""
     if name in _OPS:
-        return functools.partial(_OPS[name], layers)
+        op = functools.partial(_OPS[name], layers)
+        return _of_first(spatial, op) if name.endswith("pool") else op
     kind, numbers = name.rstrip("0123456789d"), name.lstrip("abcdefghijklmnopqrstuvwxyz")
     kernel, dilation = map(int, numbers.split("d"))
+    if kind == "conv":
+        return functools.partial(_conv, layers, kernel, dilation)
     if kind == "narrow":
-        return functools.partial(_narrow, layers, kernel, dilation, narrow)
-    return functools.partial(_conv if kind == "conv" else _depthwise, layers, kernel, dilation)
+        return _of_first(narrow, functools.partial(_narrow, layers, kernel, dilation))
+    return _of_first(spatial, functools.partial(_depthwise, layers, kernel, dilation))
+
+
+def _of_first(channels: int, op: Op) -> Op:
+    """The op on so many channels of an input; nothing on the others."""
+
+    def run(leaves: Leaves, extents: Extents, x: Array) -> Array:
+        y = op(leaves, extents, x[..., :channels])
+        return jnp.pad(y, ((0, 0),) * 3 + ((0, x.shape[-1] - channels),))
+
+    return run
 
 
 def _conv(layers: Layers, kernel: int, dilation: int, leaves: Leaves, extents: Extents, x: Array) -> Array:
     return layers.conv(x, leaves["conv"], dilation=dilation)
 
 
-def _narrow(
-    layers: Layers, kernel: int, dilation: int, narrow: int, leaves: Leaves, extents: Extents, x: Array
-) -> Array:
-    """A convolution of the first channels alone."""
+def _narrow(layers: Layers, kernel: int, dilation: int, leaves: Leaves, extents: Extents, x: Array) -> Array:
+    """A convolution with part of a larger kernel."""
+    channels = x.shape[-1]
     if kernel == 3:
-        weight = leaves["conv"][..., :narrow, :narrow]
+        weight = leaves["conv"][..., :channels, :channels]
     else:
-        weight = cut(leaves["large"], (kernel, kernel, narrow, narrow))
-    y = layers.conv(x[..., :narrow], weight, dilation=dilation)
-    return jnp.pad(y, ((0, 0),) * 3 + ((0, x.shape[-1] - narrow),))
+        weight = cut(leaves["large"], (kernel, kernel, channels, channels))
+    return layers.conv(x, weight, dilation=dilation)
 
 
 def _depthwise(layers: Layers, kernel: int, dilation: int, leaves: Leaves, extents: Extents, x: Array) -> Array:

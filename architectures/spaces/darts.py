@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from architectures.spaces.darts_cells import fullest, lower, widest
+from architectures.spaces.darts_cells import fullest, lower, stage_channels, widest
 from architectures.spaces.darts_text import INPUTS, OPS, PUBLISHED, DartsCell, Edge, Genotype, canonical_cell, parse
 from architectures.spaces.tape_space import TapeSpace
 from architectures.tape import STEP, Tape
@@ -81,6 +81,7 @@ class DARTS(TapeSpace[Genotype]):
             sizes=self.sizes,
             channels=channels,
             narrow=channels,
+            spatial=stage_channels(self.channels, self.stages),
             image=self.input_shape[2],
             classes=self.classes,
             units=units,

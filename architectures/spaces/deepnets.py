@@ -141,6 +141,7 @@ class DeepNets(TapeSpace[DeepNet]):
             sizes=self.sizes,
             channels=self.channels,
             narrow=self.widths,
+            spatial=self.channels,
             image=self.input_shape[2],
             classes=self.classes,
             units=self.units,
