@@ -127,8 +127,8 @@ def _group_moments(x: Array, channels: Array) -> tuple[Array, Array]:
 
 
 def make_op(name: str, narrow: int, spatial: int, layers: Layers) -> Op:
-    """The op of a section by its name (`tape_layout.op_name`); narrow convolutions, and pools and depthwise ones, compute
-    so many of the first channels alone."""
+    """The op of a section by its name (`tape_layout.op_name`); narrow convolutions compute the first `narrow` channels
+    alone, pools and depthwise ones the first `spatial`."""
     if name in _OPS:
         op = functools.partial(_OPS[name], layers)
         return _of_first(spatial, op) if name.endswith("pool") else op

@@ -129,6 +129,9 @@ def _fault(node: tuple[Edge, ...], states: int) -> str | None:
 
 
 def _from_list(name: str, edges: Sequence[tuple[str, int]], concat: Iterable[int]) -> DartsCell:
+    wrong = [edge for edge in edges if not isinstance(edge, Sequence) or len(edge) != 2]
+    if wrong:
+        raise ValueError(f"{name} cell: {wrong[0]!r} is no pair of an op and a state")
     unknown = [op for op, _ in edges if op not in SHORT]
     if unknown:
         raise ValueError(f"{name} cell: op {unknown[0]!r} is not in this space; it has {', '.join(SHORT)}")

@@ -81,6 +81,7 @@ CELL = "sep3@0 sep3@1 | sep3@0 sep3@1 | sep3@0 sep3@1 | skip@0 sep3@1"
         ("skip@0 sep3@1 ; skip@0 sep3@1", r"cells of 1 nodes; this space has 4"),
         ("Genotype(normal=[", r"cannot read it as Genotype\(normal="),
         ("Genotype", r"cannot read it as Genotype\(normal="),
+        (f"Genotype(normal=[1], normal_concat=[], reduce={V2_REDUCE}, reduce_concat=[])", r"normal cell: 1 is no pair"),
         ("Genotype(normal=[], reduce=[])", r"Genotype has normal, normal_concat, .*; this one has normal, reduce"),
     ],
 )
