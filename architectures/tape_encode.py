@@ -8,9 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from architectures.tape import ACTIVATIONS, HEADS, Tape, Unit
+from architectures.tape import ACTIVATIONS, HEADS, SMOOTH, Tape, Unit
 from architectures.tape_layout import Allocated, TapeShape, allocate, op_name
-from architectures.tape_ops import prepare_index
 
 COUNTED = ("conv", "large", "dense", "depthwise", "bias", "norm", "attention", "token_mix", "squeeze_excite")
 SPREAD = ("conv", "large", "dense")  # kernels that are laid into square ones
@@ -76,7 +75,7 @@ def _encode_unit(
     unit, slots = allocated.unit, allocated.slots
     values = {
         "op": shape.ops[section].index(op_name(unit, shape.narrow[section])),
-        "prepare": prepare_index(unit.norm, unit.activation),
+        "prepare": shape.prepares.index((unit.norm, unit.activation in SMOOTH)),
         "activation": ACTIVATIONS.index(unit.activation),
         "source": unit.source,
         "add": -1 if unit.add is None else unit.add,

@@ -21,7 +21,7 @@ from architectures.bank_weights import spread_groups
 from architectures.layers import Layers
 from architectures.layout import WeightArrays
 from architectures.switch import cut
-from architectures.tape import HEADS, MAIN, SIDE
+from architectures.tape import HEADS, MAIN, SIDE, Norm
 from architectures.tape_encode import COUNTED, FIELDS, SPREAD
 from architectures.tape_layout import TapeShape
 from architectures.tape_ops import Extents, make_op, prepares, switch
@@ -54,10 +54,11 @@ KINDS = {
 
 
 class SectionPlan(NamedTuple):
-    """What is fixed at compilation: names of the ops, channels, those of the cheaper convolutions, those of pools and
-    depthwise convolutions, layers."""
+    """What is fixed at compilation: names of the ops, ways to prepare an input, channels, those of the
+    cheaper convolutions, those of pools and depthwise convolutions, layers."""
 
     ops: tuple[str, ...]
+    prepares: tuple[tuple[Norm, bool], ...]
     channels: int
     narrow: int
     spatial: int
@@ -123,7 +124,9 @@ class Choice(NamedTuple):
 
 
 def _prepare(plan: SectionPlan, choice: Choice, scale: Array, bias: Array, x: Array) -> Array:
-    return switch(prepares(plan.layers), choice.prepare, scale, bias, choice.inputs, choice.activation, x)
+    return switch(
+        prepares(plan.prepares, plan.layers), choice.prepare, scale, bias, choice.inputs, choice.activation, x
+    )
 
 
 def _extents(choice: Choice) -> Extents:
@@ -287,7 +290,8 @@ def forward(
     finals = []
     main = side = jnp.zeros_like(starts[0])
     for section, channels in enumerate(shape.channels):
-        plan = SectionPlan(shape.ops[section], channels, shape.narrow[section], shape.spatial[section], layers)
+        sizes = (channels, shape.narrow[section], shape.spatial[section])
+        plan = SectionPlan(shape.ops[section], shape.prepares, *sizes, layers)
         own = {name: code[name][section][: shape.units[section]] for name in names}
         own |= {name: code[name][section] for name in ("count", "out")}
         to_main, to_side, final = run_section(

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from architectures.graph import Place
 from architectures.layout import LeafGroup
 from architectures.ops import Leaf, Role
-from architectures.tape import STEP, Tape, Unit, unit_leaves
+from architectures.tape import NORMS, STEP, Norm, Tape, Unit, unit_leaves
 
 Slots = dict[str, int]
 SPATIAL = ("depthwise", "max_pool", "avg_pool")  # ops of neighbouring pixels that compute every channel by itself
@@ -47,6 +47,7 @@ class TapeShape:
         mains, sides: ops of stride 2 that lead to the main and to the side input of the next section, by name: "conv3",
             "depthwise5", "max_pool", "avg_pool"; "conv1", "avg_pool".
         beside: whether entries are laid side by side as they are, not only by convolutions.
+        prepares: normalisations of what units read, each with whether a smooth activation (GELU, SiLU) follows.
     """
 
     sizes: tuple[int, ...]
@@ -65,6 +66,7 @@ class TapeShape:
     mains: tuple[str, ...]
     sides: tuple[str, ...]
     beside: bool = False
+    prepares: tuple[tuple[Norm, bool], ...] = tuple(itertools.product(NORMS, (False, True)))
 
     def pixels(self, section: int) -> int:
         """Pixels of an entry."""

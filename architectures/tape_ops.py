@@ -9,7 +9,7 @@ Shape letters: B batch, H height, W width, C most channels, N pixels (H * W), G 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,11 +19,10 @@ from jax import Array, lax
 
 from architectures.layers import BATCH_NORM_EPSILON, Layers
 from architectures.switch import cut
-from architectures.tape import ACTIVATIONS, NORM_GROUPS, NORMS, Activation, Norm
+from architectures.tape import ACTIVATIONS, NORM_GROUPS, Norm
 from architectures.window import depthwise, max_pool_3x3
 
 MOST_HEADS = 4
-SMOOTH = ("gelu", "silu")
 GELU = (2 / np.pi) ** 0.5  # of its approximation by a hyperbolic tangent (Hendrycks & Gimpel 2016)
 Leaves = Mapping[str, Array]
 ACTIVATE: dict[str, Callable[[Array], Array]] = {
@@ -73,9 +72,9 @@ switch.defvjp(_switch_forward, _switch_backward)
 # --------------------------------------------------------------------------------------- normalisation and activation
 
 
-def prepares(layers: Layers) -> tuple[Prepare, ...]:
-    """For every normalisation in the order of NORMS, two: with an activation that cuts off (none, ReLU), and with one
-    of the form x * sigmoid(a x + b x^3) (SiLU, GELU)."""
+def prepares(kinds: Sequence[tuple[Norm, bool]], layers: Layers) -> tuple[Prepare, ...]:
+    """For every normalisation, and whether the activation after it is smooth: of the form x * sigmoid(a x + b x^3)
+    (SiLU, GELU), not one that cuts off (none, ReLU)."""
 
     def prepare(
         norm: str, smooth: bool, scale: Array, bias: Array, channels: Array, activation: Array, x: Array
@@ -94,12 +93,7 @@ def prepares(layers: Layers) -> tuple[Prepare, ...]:
             return x * jax.nn.sigmoid(x * (linear + cubic * x * x))
         return jnp.where((activation == ACTIVATIONS.index("relu")) & (x <= 0), 0, x)
 
-    return tuple(functools.partial(prepare, norm, smooth) for norm in NORMS for smooth in (False, True))
-
-
-def prepare_index(norm: Norm, activation: Activation) -> int:
-    """Which of `prepares` does a pair of normalisation and activation."""
-    return 2 * NORMS.index(norm) + (activation in SMOOTH)
+    return tuple(functools.partial(prepare, norm, smooth) for norm, smooth in kinds)
 
 
 def _layer_moments(x: Array, channels: Array) -> tuple[Array, Array]:

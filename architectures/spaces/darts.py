@@ -94,6 +94,7 @@ class DARTS(TapeSpace[Genotype]):
             mains=("avg_pool",),
             sides=("avg_pool",),
             beside=True,
+            prepares=(("none", False), ("batch", False)),
         )
 
     @functools.cached_property
