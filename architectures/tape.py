@@ -34,6 +34,7 @@ Head = Literal["average", "flatten"]
 
 NORMS: tuple[Norm, ...] = ("none", "batch", "layer", "group")
 ACTIVATIONS: tuple[Activation, ...] = ("none", "relu", "gelu", "silu")
+SMOOTH: tuple[Activation, ...] = ("gelu", "silu")
 HEADS: tuple[Head, ...] = ("average", "flatten")
 NORM_GROUPS = 4  # of group normalisation
 STEP = 4  # every number of channels is a multiple of it

@@ -8,21 +8,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from architectures.tape import ACTIVATIONS, HEADS, Tape, Unit
+from architectures.tape import ACTIVATIONS, HEADS, SMOOTH, Tape, Unit
 from architectures.tape_layout import Allocated, TapeShape, allocate, op_name
-from architectures.tape_ops import prepare_index
 
-STEMS = ("none", "conv3", "conv5", "conv7", "half3", "half5", "half7", "patch2", "patch4")
-MAINS = ("none", "conv3", "conv2", "max_pool", "avg_pool")  # and depthwise of every kernel
-SIDES = ("none", "conv1", "avg_pool")
 COUNTED = ("conv", "large", "dense", "depthwise", "bias", "norm", "attention", "token_mix", "squeeze_excite")
 SPREAD = ("conv", "large", "dense")  # kernels that are laid into square ones
 FIELDS = ("op", "prepare", "activation", "source", "add", "offset", "inputs", "outputs", "heads", "hidden", "bias_used")
-
-
-def mains(shape: TapeShape) -> tuple[str, ...]:
-    """Names of the ops that lead to the main input of a section."""
-    return (*MAINS, *(f"depthwise{kernel}" for kernel in shape.kernels))
 
 
 def encode(tape: Tape, shape: TapeShape) -> dict[str, NDArray[np.int32]]:
@@ -32,18 +23,18 @@ def encode(tape: Tape, shape: TapeShape) -> dict[str, NDArray[np.int32]]:
     next section read, and that the head reads). Kernels: <kind>_<"inputs", "outputs", "groups", "offset">: [R, S];
     norms: norm_width [R, S]. Then the strided units and the head.
     """
-    plan, sections, most = allocate(tape, shape), len(shape.sizes), dict(shape.slots)
+    plan, sections = allocate(tape, shape), len(shape.sizes)
     rows = (sections, max(shape.units))
     code = {name: np.zeros(rows, np.int32) for name in FIELDS}
-    code |= {f"slot_{kind}": np.full(rows, most[kind], np.int32) for kind in COUNTED}
+    code |= {f"slot_{kind}": np.full(rows, shape.count(kind), np.int32) for kind in COUNTED}
     code["slot_position"] = np.ones(rows, np.int32)
     code |= {
-        f"{kind}_{name}": np.zeros((sections, most[kind]), np.int32)
+        f"{kind}_{name}": np.zeros((sections, shape.count(kind)), np.int32)
         for kind in SPREAD
         for name in ("inputs", "outputs", "offset")
     }
-    code |= {f"{kind}_groups": np.ones((sections, most[kind]), np.int32) for kind in SPREAD}
-    code["norm_width"] = np.zeros((sections, most["norm"]), np.int32)
+    code |= {f"{kind}_groups": np.ones((sections, shape.count(kind)), np.int32) for kind in SPREAD}
+    code["norm_width"] = np.zeros((sections, shape.count("norm")), np.int32)
     code["count"] = np.array([len(units) for units in tape.sections], np.int32)
     code["out"] = np.zeros((sections, 3), np.int32)
     code["out"][tape.exit, 2] = tape.final
@@ -70,7 +61,9 @@ def encode(tape: Tape, shape: TapeShape) -> dict[str, NDArray[np.int32]]:
         "down_bias": np.array(
             [[unit is not None and unit.bias for unit in pair] for pair in tape.downs], np.int32
         ).reshape(-1, 2),
-        "stem": np.array([STEMS.index(_stem_op(tape.stem)), tape.entry, tape.stem.outputs, tape.stem.bias], np.int32),
+        "stem": np.array(
+            [shape.stems.index(_stem_op(tape.stem)), tape.entry, tape.stem.outputs, tape.stem.bias], np.int32
+        ),
         "head": np.array([HEADS.index(tape.head) * sections + tape.exit, tape.features], np.int32),
     }
     return code
@@ -82,7 +75,7 @@ def _encode_unit(
     unit, slots = allocated.unit, allocated.slots
     values = {
         "op": shape.ops[section].index(op_name(unit, shape.narrow[section])),
-        "prepare": prepare_index(unit.norm, unit.activation),
+        "prepare": shape.prepares.index((unit.norm, unit.activation in SMOOTH)),
         "activation": ACTIVATIONS.index(unit.activation),
         "source": unit.source,
         "add": -1 if unit.add is None else unit.add,
@@ -111,7 +104,8 @@ def _stem_op(unit: Unit) -> str:
 
 
 def _down_op(unit: Unit | None, index: int, shape: TapeShape) -> int:
-    names = mains(shape) if index == 0 else SIDES
+    """0: nothing leads there."""
     if unit is None:
         return 0
-    return names.index(unit.kind if unit.kind.endswith("pool") else f"{unit.kind}{unit.kernel}")
+    names = shape.mains if index == 0 else shape.sides
+    return 1 + names.index(unit.kind if unit.kind.endswith("pool") else f"{unit.kind}{unit.kernel}")

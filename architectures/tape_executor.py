@@ -21,8 +21,8 @@ from architectures.bank_weights import spread_groups
 from architectures.layers import Layers
 from architectures.layout import WeightArrays
 from architectures.switch import cut
-from architectures.tape import HEADS, MAIN, SIDE
-from architectures.tape_encode import COUNTED, FIELDS, SIDES, SPREAD, STEMS, mains
+from architectures.tape import HEADS, MAIN, SIDE, Norm
+from architectures.tape_encode import COUNTED, FIELDS, SPREAD
 from architectures.tape_layout import TapeShape
 from architectures.tape_ops import Extents, make_op, prepares, switch
 from architectures.window import depthwise, max_pool_3x3
@@ -54,11 +54,14 @@ KINDS = {
 
 
 class SectionPlan(NamedTuple):
-    """What is fixed at compilation: names of the ops, channels, those of the cheaper convolutions, layers."""
+    """What is fixed at compilation: names of the ops, ways to prepare an input, channels, those of the
+    cheaper convolutions, those of pools and depthwise convolutions, layers."""
 
     ops: tuple[str, ...]
+    prepares: tuple[tuple[Norm, bool], ...]
     channels: int
     narrow: int
+    spatial: int
     layers: Layers
 
 
@@ -82,7 +85,8 @@ def padded(arrays: WeightArrays, code: Code, section: int, channels: int) -> Slo
     slots["depthwise"] = own["depthwise"][:, :, :, 0]
     mask = (jnp.arange(channels) < code["norm_width"][section][:, None]).astype(own["norm_scale"].dtype)
     slots |= {name: own[name] * mask for name in ("norm_scale", "norm_bias")}
-    slots["bias"] = own["bias"]
+    if "bias" in own:
+        slots["bias"] = own["bias"]
     for name in ("squeeze", "excite", "mix_in", "mix_out"):
         if name in own:
             slots[name] = own[name][:, 0, 0]
@@ -120,15 +124,17 @@ class Choice(NamedTuple):
 
 
 def _prepare(plan: SectionPlan, choice: Choice, scale: Array, bias: Array, x: Array) -> Array:
-    return switch(prepares(plan.layers), choice.prepare, scale, bias, choice.inputs, choice.activation, x)
+    return switch(
+        prepares(plan.prepares, plan.layers), choice.prepare, scale, bias, choice.inputs, choice.activation, x
+    )
 
 
 def _extents(choice: Choice) -> Extents:
-    return Extents(choice.inputs, choice.outputs, choice.heads, choice.hidden)
+    return Extents(choice.inputs, choice.outputs, choice.heads, choice.hidden, choice.offset)
 
 
 def _run_op(plan: SectionPlan, choice: Choice, leaves: Slots, x: Array) -> Array:
-    branches = [make_op(name, plan.narrow, plan.layers) for name in plan.ops]
+    branches = [make_op(name, plan.narrow, plan.spatial, plan.layers) for name in plan.ops]
     return lax.switch(choice.op, branches, leaves, _extents(choice), x)
 
 
@@ -136,7 +142,7 @@ def _op_gradient(plan: SectionPlan, choice: Choice, leaves: Slots, x: Array, g: 
     """Gradients of (g * op).sum() by leaves and input: a switch over each op's own."""
 
     def gradient(name: str, leaves: Slots, extents: Extents, x: Array, g: Array) -> tuple[Slots, Array]:
-        op = make_op(name, plan.narrow, plan.layers)
+        op = make_op(name, plan.narrow, plan.spatial, plan.layers)
         return jax.vjp(lambda leaves, x: op(leaves, extents, x), leaves, x)[1](g)
 
     branches = [functools.partial(gradient, name) for name in plan.ops]
@@ -187,7 +193,9 @@ def _run(
         source, added = lax.optimization_barrier((entries[choice.source], entries[jnp.maximum(choice.add, 0)]))
         x = _prepare(plan, choice, leaves["norm_scale"], leaves["norm_bias"], source)
         y = _run_op(plan, choice, leaves, x)
-        y = (y + _bias(choice, leaves["bias"])) * _window(choice, plan.channels, y.dtype)
+        if "bias" in leaves:
+            y = y + _bias(choice, leaves["bias"])
+        y = y * _window(choice, plan.channels, y.dtype)
         y = y + jnp.where(choice.add >= 0, added, 0)
         return lax.dynamic_update_index_in_dim(entries, y, index + 2, 0)
 
@@ -217,13 +225,15 @@ def _run_backward(plan: SectionPlan, saved: Any, g_out: tuple[Array, Array, Arra
         added = jnp.maximum(choice.add, 0)
         g_unit, g_source, g_added = _fetched(choice, g_entries, (index + 2, choice.source, added))
         g = g_unit * _window(choice, plan.channels, g_unit.dtype)
-        g_bias = jax.vjp(functools.partial(_bias, choice), leaves["bias"])[1](g.sum((0, 1, 2)))[0]
+        g_C = g.sum((0, 1, 2))
         x, pull = jax.vjp(
             functools.partial(_prepare, plan, choice), leaves["norm_scale"], leaves["norm_bias"], entries[choice.source]
         )
         g_leaves, g = _op_gradient(plan, choice, leaves, x, g)
         g_scale, g_shift, g = pull(g)
-        g_leaves |= {"norm_scale": g_scale, "norm_bias": g_shift, "bias": g_bias}
+        g_leaves |= {"norm_scale": g_scale, "norm_bias": g_shift}
+        if "bias" in leaves:
+            g_leaves["bias"] = jax.vjp(functools.partial(_bias, choice), leaves["bias"])[1](g_C)[0]
         g_source = g_source + g
         g_added = jnp.where(added == choice.source, g_source, g_added) + jnp.where(choice.add >= 0, g_unit, 0)
         g_entries = lax.dynamic_update_index_in_dim(g_entries, g_source, choice.source, 0)
@@ -280,7 +290,8 @@ def forward(
     finals = []
     main = side = jnp.zeros_like(starts[0])
     for section, channels in enumerate(shape.channels):
-        plan = SectionPlan(shape.ops[section], channels, shape.narrow[section], layers)
+        sizes = (channels, shape.narrow[section], shape.spatial[section])
+        plan = SectionPlan(shape.ops[section], shape.prepares, *sizes, layers)
         own = {name: code[name][section][: shape.units[section]] for name in names}
         own |= {name: code[name][section] for name in ("count", "out")}
         to_main, to_side, final = run_section(
@@ -310,12 +321,7 @@ def _stem(shape: TapeShape, arrays: WeightArrays, code_4: Array, images: Array, 
             for index, channels in enumerate(shape.channels)
         )
 
-    reachable = [
-        name
-        for name in STEMS[1:]
-        if {"c": 0, "h": 1}.get(name[0], {"2": 1, "4": 2}.get(name[-1], 0)) < len(shape.sizes)
-    ]
-    starts = switch(tuple(functools.partial(stem, name) for name in reachable), op - 1, kernel, images)
+    starts = switch(tuple(functools.partial(stem, name) for name in shape.stems), op, kernel, images)
     shift = bias * bias_used.astype(bias.dtype)
     return [
         (start + _fitted(shift, start.shape[-1]))
@@ -336,7 +342,8 @@ def _down(
 ) -> tuple[Array, Array]:
     """Main and side input of the next section, zero where nothing leads there."""
     size, channels = shape.sizes[section + 1], shape.channels[section + 1]
-    own = {name: arrays[f"down{section}/{name}"][0] for name in ("conv", "depthwise", "bias", "side", "side_bias")}
+    names = ("conv", "depthwise", "bias", "side", "side_bias")
+    own = {name: arrays[key][0] for name in names if (key := f"down{section}/{name}") in arrays}
 
     def run(name: str, leaves: dict[str, Array], groups: Array, inputs: Array, outputs: Array, x: Array) -> Array:
         if name == "none":
@@ -356,15 +363,16 @@ def _down(
             y = layers.conv(x, cut(kernel, (width, width, *kernel.shape[2:])), 2)
         return _fitted(y, channels)
 
-    def finished(x: Array, index: int, names: tuple[str, ...], bias: Array) -> Array:
-        branches = tuple(functools.partial(run, name) for name in names)
+    def finished(x: Array, index: int, names: tuple[str, ...], bias: Array | None) -> Array:
+        branches = tuple(functools.partial(run, name) for name in ("none", *names))
         y = switch(
             branches, code["op"][index], own, code["groups"][index], code["inputs"][index], code["outputs"][index], x
         )
-        y = y + bias * code["bias"][index].astype(bias.dtype)
+        if bias is not None:
+            y = y + bias * code["bias"][index].astype(bias.dtype)
         return y * (jnp.arange(channels) < code["outputs"][index]).astype(y.dtype)
 
-    return finished(main, 0, mains(shape), own["bias"]), finished(side, 1, SIDES, own["side_bias"])
+    return finished(main, 0, shape.mains, own.get("bias")), finished(side, 1, shape.sides, own.get("side_bias"))
 
 
 def _head(shape: TapeShape, arrays: WeightArrays, code_2: Array, finals: list[Array]) -> Array:

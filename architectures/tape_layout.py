@@ -12,16 +12,17 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from architectures.graph import Place
 from architectures.layout import LeafGroup
 from architectures.ops import Leaf, Role
-from architectures.tape import STEP, Tape, Unit, unit_leaves
+from architectures.tape import NORMS, STEP, Norm, Tape, Unit, unit_leaves
 
 Slots = dict[str, int]
+SPATIAL = ("depthwise", "max_pool", "avg_pool")  # ops of neighbouring pixels that compute every channel by itself
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,19 +33,27 @@ class TapeShape:
         sizes: height and width of each section in pixels.
         channels: most channels of an entry in each section.
         narrow: channels up to which each section's convolutions take a cheaper program.
+        spatial: most channels of pools and depthwise convolutions in each section.
         image: channels of the image.
         classes: outputs of the classifier.
         units: most units of each section.
-        slots: kind of leaf -> most leaves of it in a section.
+        slots: kind of leaf -> most leaves of it in a section; kinds with none, and their ops, are not in
+            the space (of "dense", "depthwise" and "norm" there are some).
         kernels: of convolutions, ascending.
         dilations: of convolutions, ascending.
         tokens: most pixels of a section that has attention, token mixers, positions and a flattening head.
         mixing: most hidden units of a token mixer, in multiples of the pixels.
+        stems: ops that read the image, by name: "conv3", "half3" (stride 2), "patch2" (stride and kernel 2), ...
+        mains, sides: ops of stride 2 that lead to the main and to the side input of the next section, by name: "conv3",
+            "depthwise5", "max_pool", "avg_pool"; "conv1", "avg_pool".
+        beside: whether entries are laid side by side as they are, not only by convolutions.
+        prepares: normalisations of what units read, each with whether a smooth activation (GELU, SiLU) follows.
     """
 
     sizes: tuple[int, ...]
     channels: tuple[int, ...]
     narrow: tuple[int, ...]
+    spatial: tuple[int, ...]
     image: int
     classes: int
     units: tuple[int, ...]
@@ -53,10 +62,19 @@ class TapeShape:
     dilations: tuple[int, ...]
     tokens: int
     mixing: int
+    stems: tuple[str, ...]
+    mains: tuple[str, ...]
+    sides: tuple[str, ...]
+    beside: bool = False
+    prepares: tuple[tuple[Norm, bool], ...] = tuple(itertools.product(NORMS, (False, True)))
 
     def pixels(self, section: int) -> int:
         """Pixels of an entry."""
         return self.sizes[section] ** 2
+
+    def count(self, kind: str) -> int:
+        """Most leaves of a kind in a section."""
+        return dict(self.slots).get(kind, 0)
 
     def has_tokens(self, section: int) -> bool:
         """Whether pixels may be tokens there."""
@@ -65,24 +83,29 @@ class TapeShape:
     @functools.cached_property
     def ops(self) -> tuple[tuple[str, ...], ...]:
         """Names of the ops of each section, as `op_name` gives them."""
-        return tuple(tuple(self._ops(section)) for section in range(len(self.sizes)))
+        sections = range(len(self.sizes))
+        return tuple(tuple(name for name, kind in self._ops(s) if kind == "" or self.count(kind)) for s in sections)
 
-    def _ops(self, section: int) -> Iterator[str]:
-        yield from ("skip", "dense", "max_pool", "avg_pool", "squeeze_excite")
+    def _ops(self, section: int) -> Iterator[tuple[str, str]]:
+        """Name, and the kind of leaf that it needs."""
+        yield from (("skip", ""), ("dense", "dense"), ("max_pool", ""), ("avg_pool", ""))
+        if self.beside:
+            yield "beside", ""
+        yield "squeeze_excite", "squeeze_excite"
         for kernel, dilation in itertools.product(self.kernels, self.dilations):
             if kernel == 3:
-                yield f"conv{kernel}d{dilation}"
+                yield f"conv{kernel}d{dilation}", "conv"
             if dilation == 1 or kernel < 7:
-                yield f"depthwise{kernel}d{dilation}"
+                yield f"depthwise{kernel}d{dilation}", "depthwise"
             if (kernel == 3 or dilation == 1) and (kernel > 3 or self.narrow[section] < self.channels[section]):
-                yield f"narrow{kernel}d{dilation}"
+                yield f"narrow{kernel}d{dilation}", "conv" if kernel == 3 else "large"
         if self.has_tokens(section):
-            yield from ("attention", "token_mix", "position")
+            yield from (("attention", "attention"), ("token_mix", "token_mix"), ("position", ""))
 
     @functools.cached_property
     def layout(self) -> dict[str, LeafGroup]:
         """All leaf groups."""
-        return {group.name: group for group in _groups(self)}
+        return {group.name: group for group in _groups(self) if group.slots}
 
     def group_ids(self, group: str) -> Mapping[Leaf, int]:
         """Variant -> its index."""
@@ -96,6 +119,8 @@ def _variant_ids(group: LeafGroup) -> Mapping[Leaf, int]:
 
 def op_name(unit: Unit, narrow: int) -> str:
     """Which of a section's ops computes a unit."""
+    if unit.kind == "skip" and unit.offset:
+        return "beside"
     if unit.kind == "depthwise":
         return f"depthwise{unit.kernel}d{unit.dilation}"
     if unit.kind == "conv" and unit.kernel == 1:
@@ -110,7 +135,7 @@ def op_name(unit: Unit, narrow: int) -> str:
 
 
 def _groups(shape: TapeShape) -> Iterator[LeafGroup]:
-    slots = dict(shape.slots)
+    slots = defaultdict(int, shape.slots)
     larger = [kernel for kernel in shape.kernels if kernel > 3]
     for section, channels in enumerate(shape.channels):
         widths, part = _widths(channels), f"r{section}"
@@ -130,7 +155,8 @@ def _groups(shape: TapeShape) -> Iterator[LeafGroup]:
             narrow = _widths(shape.narrow[section])
             yield _group(f"{part}/large", slots["large"], _kernels(larger, narrow, narrow))
         yield from matrices("dense", slots["dense"], widths, widths)
-        yield _group(f"{part}/depthwise", slots["depthwise"], _kernels(shape.kernels, [1], widths))
+        spatial = _widths(shape.spatial[section])
+        yield _group(f"{part}/depthwise", slots["depthwise"], _kernels(shape.kernels, [1], spatial))
         yield from vectors("bias", slots["bias"], widths)
         yield from vectors("norm_scale", slots["norm"], widths)
         yield from vectors("norm_bias", slots["norm"], widths)
@@ -151,13 +177,18 @@ def _groups(shape: TapeShape) -> Iterator[LeafGroup]:
             yield _group(f"{part}/position", 1, [Leaf("embedding", (pixels, width)) for width in widths])
         if section + 1 < len(shape.sizes):
             part, following = f"down{section}", _widths(shape.channels[section + 1])
-            yield _group(f"{part}/conv", 1, _kernels([2, 3], widths, following))
-            yield _group(f"{part}/depthwise", 1, _kernels(shape.kernels, [1], widths))
-            yield from vectors("bias", 1, following, part)
-            yield from matrices("side", 1, widths, following, part)
-            yield from vectors("side_bias", 1, following, part)
+            for kind in ("conv", "depthwise"):
+                kernels = sorted(int(name[-1]) for name in shape.mains if name.startswith(kind))
+                inputs, outputs = ([1], widths) if kind == "depthwise" else (widths, following)
+                if kernels:
+                    yield _group(f"{part}/{kind}", 1, _kernels(kernels, inputs, outputs))
+            if any(name[-1].isdigit() for name in shape.mains):
+                yield from vectors("bias", 1, following, part)
+            if "conv1" in shape.sides:
+                yield from matrices("side", 1, widths, following, part)
+                yield from vectors("side_bias", 1, following, part)
     widest = _widths(max(shape.channels))
-    yield _group("stem/kernel", 1, _kernels((2, 3, 4, 5, 7), [shape.image], widest))
+    yield _group("stem/kernel", 1, _kernels(sorted({int(stem[-1]) for stem in shape.stems}), [shape.image], widest))
     yield _group("stem/bias", 1, [Leaf("bias", (width,)) for width in widest])
     rows = {width for channels in shape.channels for width in _widths(channels)}
     for section, channels in enumerate(shape.channels):
@@ -186,6 +217,14 @@ def _group(name: str, slots: int, variants: Iterable[Leaf]) -> LeafGroup:
 
 
 # -------------------------------------------------------------------------------------------------------- allocation
+
+
+def room_for(tape: Tape) -> tuple[tuple[int, ...], tuple[tuple[str, int], ...]]:
+    """`units` and `slots` of the smallest `TapeShape` that a tape fits into."""
+    slots: Counter[str] = Counter()
+    for units in tape.sections:
+        slots |= Counter(kind for unit in units for kind in {_kind(unit, name) for name in unit_leaves(unit, 1)})
+    return tuple(map(len, tape.sections)), tuple(slots.items())
 
 
 class Row(NamedTuple):
@@ -272,17 +311,18 @@ def _allocated(unit: Unit, shape: TapeShape, section: int, used: dict[str, int])
             f"{unit.name}: {unit.kind} of kernel {unit.kernel}, dilation {unit.dilation} from {unit.inputs} to "
             f"{unit.outputs} channels at {_at(shape, section)}; the space has no such op there"
         )
-    if max(unit.inputs, unit.offset + unit.outputs) > shape.channels[section]:
+    widest = (shape.spatial if unit.kind in SPATIAL else shape.channels)[section]
+    if max(unit.inputs, unit.offset + unit.outputs) > widest:
         raise ValueError(
             f"{unit.name}: {unit.inputs} to {unit.offset + unit.outputs} channels at {_at(shape, section)}; "
-            f"at most {shape.channels[section]}"
+            f"at most {widest}"
         )
     own = unit_leaves(unit, shape.pixels(section))
     slots: Slots = {}
     for kind in dict.fromkeys(_kind(unit, name) for name in own):
         slots[kind] = used[kind]
         used[kind] += 1
-        most = 1 if kind == "position" else dict(shape.slots)[kind]
+        most = 1 if kind == "position" else shape.count(kind)
         if slots[kind] >= most:
             raise ValueError(
                 f"{unit.name}: leaf {used[kind]} of kind {kind!r} at {_at(shape, section)}; "

@@ -9,7 +9,7 @@ Shape letters: B batch, H height, W width, C most channels, N pixels (H * W), G 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,11 +19,10 @@ from jax import Array, lax
 
 from architectures.layers import BATCH_NORM_EPSILON, Layers
 from architectures.switch import cut
-from architectures.tape import ACTIVATIONS, NORM_GROUPS, NORMS, Activation, Norm
+from architectures.tape import ACTIVATIONS, NORM_GROUPS, Norm
 from architectures.window import depthwise, max_pool_3x3
 
 MOST_HEADS = 4
-SMOOTH = ("gelu", "silu")
 GELU = (2 / np.pi) ** 0.5  # of its approximation by a hyperbolic tangent (Hendrycks & Gimpel 2016)
 Leaves = Mapping[str, Array]
 ACTIVATE: dict[str, Callable[[Array], Array]] = {
@@ -41,6 +40,7 @@ class Extents(NamedTuple):
     outputs: Array
     heads: Array
     hidden: Array
+    offset: Array
 
 
 Op = Callable[[Leaves, Extents, Array], Array]
@@ -72,9 +72,9 @@ switch.defvjp(_switch_forward, _switch_backward)
 # --------------------------------------------------------------------------------------- normalisation and activation
 
 
-def prepares(layers: Layers) -> tuple[Prepare, ...]:
-    """For every normalisation in the order of NORMS, two: with an activation that cuts off (none, ReLU), and with one
-    of the form x * sigmoid(a x + b x^3) (SiLU, GELU)."""
+def prepares(kinds: Sequence[tuple[Norm, bool]], layers: Layers) -> tuple[Prepare, ...]:
+    """For every normalisation, and whether the activation after it is smooth: of the form x * sigmoid(a x + b x^3)
+    (SiLU, GELU), not one that cuts off (none, ReLU)."""
 
     def prepare(
         norm: str, smooth: bool, scale: Array, bias: Array, channels: Array, activation: Array, x: Array
@@ -93,12 +93,7 @@ def prepares(layers: Layers) -> tuple[Prepare, ...]:
             return x * jax.nn.sigmoid(x * (linear + cubic * x * x))
         return jnp.where((activation == ACTIVATIONS.index("relu")) & (x <= 0), 0, x)
 
-    return tuple(functools.partial(prepare, norm, smooth) for norm in NORMS for smooth in (False, True))
-
-
-def prepare_index(norm: Norm, activation: Activation) -> int:
-    """Which of `prepares` does a pair of normalisation and activation."""
-    return 2 * NORMS.index(norm) + (activation in SMOOTH)
+    return tuple(functools.partial(prepare, norm, smooth) for norm, smooth in kinds)
 
 
 def _layer_moments(x: Array, channels: Array) -> tuple[Array, Array]:
@@ -125,31 +120,43 @@ def _group_moments(x: Array, channels: Array) -> tuple[Array, Array]:
 # --------------------------------------------------------------------------------------------------------------- ops
 
 
-def make_op(name: str, narrow: int, layers: Layers) -> Op:
-    """The op of a section by its name (`tape_layout.op_name`)."""
+def make_op(name: str, narrow: int, spatial: int, layers: Layers) -> Op:
+    """The op of a section by its name (`tape_layout.op_name`); narrow convolutions compute the first `narrow` channels
+    alone, pools and depthwise ones the first `spatial`."""
     if name in _OPS:
-        return functools.partial(_OPS[name], layers)
+        op = functools.partial(_OPS[name], layers)
+        return _of_first(spatial, op) if name.endswith("pool") else op
     kind, numbers = name.rstrip("0123456789d"), name.lstrip("abcdefghijklmnopqrstuvwxyz")
     kernel, dilation = map(int, numbers.split("d"))
+    if kind == "conv":
+        return functools.partial(_conv, layers, kernel, dilation)
     if kind == "narrow":
-        return functools.partial(_narrow, layers, kernel, dilation, narrow)
-    return functools.partial(_conv if kind == "conv" else _depthwise, layers, kernel, dilation)
+        return _of_first(narrow, functools.partial(_narrow, layers, kernel, dilation))
+    return _of_first(spatial, functools.partial(_depthwise, layers, kernel, dilation))
+
+
+def _of_first(channels: int, op: Op) -> Op:
+    """The op on so many channels of an input; nothing on the others."""
+
+    def run(leaves: Leaves, extents: Extents, x: Array) -> Array:
+        y = op(leaves, extents, x[..., :channels])
+        return jnp.pad(y, ((0, 0),) * 3 + ((0, x.shape[-1] - channels),))
+
+    return run
 
 
 def _conv(layers: Layers, kernel: int, dilation: int, leaves: Leaves, extents: Extents, x: Array) -> Array:
     return layers.conv(x, leaves["conv"], dilation=dilation)
 
 
-def _narrow(
-    layers: Layers, kernel: int, dilation: int, narrow: int, leaves: Leaves, extents: Extents, x: Array
-) -> Array:
-    """A convolution of the first channels alone."""
+def _narrow(layers: Layers, kernel: int, dilation: int, leaves: Leaves, extents: Extents, x: Array) -> Array:
+    """A convolution with part of a larger kernel."""
+    channels = x.shape[-1]
     if kernel == 3:
-        weight = leaves["conv"][..., :narrow, :narrow]
+        weight = leaves["conv"][..., :channels, :channels]
     else:
-        weight = cut(leaves["large"], (kernel, kernel, narrow, narrow))
-    y = layers.conv(x[..., :narrow], weight, dilation=dilation)
-    return jnp.pad(y, ((0, 0),) * 3 + ((0, x.shape[-1] - narrow),))
+        weight = cut(leaves["large"], (kernel, kernel, channels, channels))
+    return layers.conv(x, weight, dilation=dilation)
 
 
 def _depthwise(layers: Layers, kernel: int, dilation: int, leaves: Leaves, extents: Extents, x: Array) -> Array:
@@ -160,6 +167,11 @@ def _depthwise(layers: Layers, kernel: int, dilation: int, leaves: Leaves, exten
 
 def _skip(layers: Layers, leaves: Leaves, extents: Extents, x: Array) -> Array:
     return x
+
+
+def _beside(layers: Layers, leaves: Leaves, extents: Extents, x: Array) -> Array:
+    """The input with its channels moved up to where the unit writes; convolutions have kernels that do so."""
+    return jnp.roll(x, extents.offset, -1)
 
 
 def _dense(layers: Layers, leaves: Leaves, extents: Extents, x: Array) -> Array:
@@ -214,6 +226,7 @@ def _position(layers: Layers, leaves: Leaves, extents: Extents, x: Array) -> Arr
 
 _OPS: dict[str, Callable[..., Array]] = {
     "skip": _skip,
+    "beside": _beside,
     "dense": _dense,
     "max_pool": _max_pool,
     "avg_pool": _avg_pool,

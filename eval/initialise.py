@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import track
 
 import ghn
-from architectures.spaces import DeepNets, SearchSpace
+from architectures.spaces import DeepNets, SearchSpace, TapeSpace
 from eval.plots import start_curves
 from eval.report import markdown_table, rich_table, write_json
 from eval.starts import STARTS, Curves, TrainingConfig, curves, read_rows, train_all, win_rates
@@ -29,9 +29,9 @@ class InitialiseConfig:
     """What is trained, from which hypernetwork's weights."""
 
     checkpoint: str = "default"  # run folder, .safetensors file or packaged name
-    # Architectures as text, or names of DeepNets' hand-made networks; none: all of those that fit, or `count` unseen.
+    # Architectures as text, or names of the space's `models`; none: all of those, or `count` unseen.
     networks: tuple[str, ...] = ()
-    count: int = 6  # unseen architectures, of a space without hand-made networks
+    count: int = 6  # unseen architectures, of a space without models
     data: DataConfig = DataConfig(image_size=OPEN_SIZE)
     training: TrainingConfig = TrainingConfig()
     seed: int = 0  # of the unseen architectures
@@ -78,7 +78,7 @@ def _hypernetwork(config: InitialiseConfig, splits: Splits) -> ghn.Hypernetwork:
 def _networks(config: InitialiseConfig, hypernetwork: ghn.Hypernetwork) -> dict[str, Any]:
     """What to train, by name."""
     space: SearchSpace[Any] = hypernetwork.space
-    made = space.models() if isinstance(space, DeepNets) else {}
+    made = space.models() if isinstance(space, TapeSpace) else {}
     if config.networks:
         return {text: made[text] if text in made else space.from_string(text) for text in config.networks}
     if made:

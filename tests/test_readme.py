@@ -78,3 +78,12 @@ def test_deepnets_example_runs() -> None:
     exec(compile(EXAMPLES["deepnets"], "README.md: deepnets", "exec", dont_inherit=True), namespace)
     assert "attend" in namespace["graph"].ops  # type: ignore[attr-defined]
     assert namespace["deep"].depth > namespace["space"].blocks  # type: ignore[attr-defined]
+
+
+def test_darts_example_runs() -> None:
+    namespace: dict[str, object] = {"__name__": "readme"}
+    exec(compile(EXAMPLES["darts"], "README.md: darts", "exec", dont_inherit=True), namespace)
+    assert namespace["same"] == namespace["genotype"]
+    assert str(namespace["text"]).startswith(
+        "sep3@0 sep3@1 | sep3@0 sep3@1 | skip@0 sep3@1 | skip@0 dil3@2 ; max3@0 max3@1 | "
+    )

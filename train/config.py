@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any, Literal
 
 from architectures.layers import Precision
-from architectures.spaces import SMASH, DeepNets, MLPSpace, NASBench201, SearchSpace
+from architectures.spaces import DARTS, SMASH, DeepNets, MLPSpace, NASBench201, SearchSpace
 from ghn.config import GHNConfig
 from train.data import AugmentConfig, DataConfig
 
@@ -15,9 +15,9 @@ from train.data import AugmentConfig, DataConfig
 class SpaceConfig:
     """The search space of a run; image shape and classes come from the data."""
 
-    name: Literal["nasbench201", "smash", "mlp", "deepnets"] = "nasbench201"
-    channels: int = 8  # nasbench201: of the first stage
-    cells: int = 1  # nasbench201: in each stage
+    name: Literal["nasbench201", "smash", "mlp", "deepnets", "darts"] = "nasbench201"
+    channels: int = 8  # nasbench201, darts: of the first stage
+    cells: int = 1  # nasbench201, darts: in each stage (darts: beside reduction cells)
     bank_channels: tuple[int, ...] = (2, 4)  # smash: choices in the first block
     banks: tuple[int, ...] = (1, 2, 3, 4)  # smash: choices for the number of banks of a block
     layers: tuple[int, ...] = (1, 2, 3)  # smash: choices for the number of layers of a block
@@ -27,6 +27,7 @@ class SpaceConfig:
     stage_widths: tuple[int, ...] = (16, 32, 48)  # deepnets: largest width of a stage at each resolution
     stage_channels: tuple[int, ...] = (24, 48, 64)  # deepnets: most channels of any layer there
     blocks: int = 10  # deepnets: most blocks of a network in training
+    nodes: int = 4  # darts: of a cell
 
     def build(self, input_shape: tuple[int, int, int], classes: int) -> SearchSpace[Any]:
         """The space for images of this shape."""
@@ -48,6 +49,10 @@ class SpaceConfig:
                 widths=self.stage_widths,
                 channels=self.stage_channels,
                 blocks=self.blocks,
+            )
+        if self.name == "darts":
+            return DARTS(
+                input_shape=input_shape, classes=classes, channels=self.channels, cells=self.cells, nodes=self.nodes
             )
         return NASBench201(channels=self.channels, cells=self.cells, input_shape=input_shape, classes=classes)
 

@@ -3,14 +3,18 @@
 from architectures.spaces.banks import BankNetwork, Block
 from architectures.spaces.base import Cost, Encoding, SearchSpace
 from architectures.spaces.cell import Cell, CellSpace
+from architectures.spaces.darts import DARTS
+from architectures.spaces.darts_text import Genotype
 from architectures.spaces.deepnets import DeepNets
 from architectures.spaces.deepnets_text import DeepNet
 from architectures.spaces.mlp import MLP, MLPSpace
 from architectures.spaces.nasbench201 import NASBench201
 from architectures.spaces.registry import from_settings, settings
 from architectures.spaces.smash import SMASH
+from architectures.spaces.tape_space import TapeSpace
 
 __all__ = [
+    "DARTS",
     "MLP",
     "SMASH",
     "BankNetwork",
@@ -21,9 +25,11 @@ __all__ = [
     "DeepNet",
     "DeepNets",
     "Encoding",
+    "Genotype",
     "MLPSpace",
     "NASBench201",
     "SearchSpace",
+    "TapeSpace",
     "from_settings",
     "settings",
 ]

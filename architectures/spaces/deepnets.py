@@ -13,15 +13,9 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 import numpy as np
-from jax import Array
 
-from architectures import tape_executor, tape_graph, tape_plain
-from architectures.executor import Around, Observe
-from architectures.graph import ArchGraph
-from architectures.layers import Layers
-from architectures.layout import Layout, WeightArrays, Weights
+from architectures import tape_graph
 from architectures.spaces import deepnets_models
-from architectures.spaces.base import Encoding, SearchSpace
 from architectures.spaces.deepnets_blocks import entry_of, lower
 from architectures.spaces.deepnets_sampling import SPLITS, Split, draw
 from architectures.spaces.deepnets_text import (
@@ -34,15 +28,15 @@ from architectures.spaces.deepnets_text import (
     Stage,
     parse,
 )
+from architectures.spaces.tape_space import TapeSpace
 from architectures.tape import ACTIVATIONS, HEADS, NORMS, STEP, Tape
-from architectures.tape_encode import encode
 from architectures.tape_layout import TapeShape
 
 TRIES = 1000  # draws of a split before the space is found too small for it
 
 
 @dataclasses.dataclass(frozen=True)
-class DeepNets(SearchSpace[DeepNet]):
+class DeepNets(TapeSpace[DeepNet]):
     """Image classifiers of `len(widths)` resolutions, each half as fine as the one before.
 
     A network enters at the resolution that its stem leads to, has a stage at each one from there on, and leaves at one
@@ -147,6 +141,7 @@ class DeepNets(SearchSpace[DeepNet]):
             sizes=self.sizes,
             channels=self.channels,
             narrow=self.widths,
+            spatial=self.channels,
             image=self.input_shape[2],
             classes=self.classes,
             units=self.units,
@@ -155,6 +150,9 @@ class DeepNets(SearchSpace[DeepNet]):
             dilations=(1, 2),
             tokens=self.tokens,
             mixing=2,
+            stems=self.stems,
+            mains=("conv3", "conv2", "max_pool", "avg_pool", *(f"depthwise{kernel}" for kernel in self.kernels)),
+            sides=("conv1", "avg_pool"),
         )
 
     @functools.cached_property
@@ -205,21 +203,6 @@ class DeepNets(SearchSpace[DeepNet]):
         return sum(stem.startswith("conv") for stem in self.stems) * widths * layouts * ways
 
     @property
-    def layout(self) -> Layout:
-        """Stem, each resolution's leaves by kind, what leads to the next, head."""
-        return self.shape.layout
-
-    @property
-    def block_count(self) -> int:
-        """Resolutions."""
-        return len(self.widths)
-
-    @property
-    def op_names(self) -> tuple[str, ...]:
-        """Those of traced models that occur here."""
-        return tape_graph.OPS
-
-    @property
     def schedule(self) -> tuple[int, int]:
         """One node a step, in the order of the tape."""
         return self.nodes, 1
@@ -249,14 +232,6 @@ class DeepNets(SearchSpace[DeepNet]):
     def models(self) -> dict[str, DeepNet]:
         """Networks made by hand after well-known ones, at this space's widths and depths; training never draws them."""
         return {name: network for name, network in deepnets_models.models(self).items() if self._fault(network) is None}
-
-    def held_out(self, architecture: DeepNet, share: float, seed: int = 0) -> bool:
-        """As in every space; and networks made by hand are always held out."""
-        return self.canonical(architecture) in self._by_hand or super().held_out(architecture, share, seed)
-
-    @functools.cached_property
-    def _by_hand(self) -> frozenset[str]:
-        return frozenset(self.canonical(network) for network in self.models().values())
 
     def mutate(self, architecture: DeepNet, seed: int | np.random.Generator) -> DeepNet:
         """A random one of `neighbours`."""
@@ -334,11 +309,6 @@ class DeepNets(SearchSpace[DeepNet]):
         )
         return str(dataclasses.replace(architecture, stages=stages))
 
-    def connected(self, architecture: DeepNet) -> bool:
-        """Always."""
-        self._check(architecture)
-        return True
-
     def _check(self, network: DeepNet) -> None:
         fault = self._fault(network)
         if fault is not None:
@@ -353,42 +323,6 @@ class DeepNets(SearchSpace[DeepNet]):
     def tape(self, architecture: DeepNet) -> Tape:
         """The network as the executor runs it."""
         return lower(architecture, self.sizes, self.input_shape[2])
-
-    def graph(self, architecture: DeepNet) -> ArchGraph:
-        """The graph that tracing `forward_static` gives, with places in the layout."""
-        self._check(architecture)
-        return tape_graph.graph(self.tape(architecture), self.shape)
-
-    def encode(self, architecture: DeepNet) -> Encoding:
-        """The tape as integers; see `architectures.tape_encode.encode`."""
-        self._check(architecture)
-        return encode(self.tape(architecture), self.shape)
-
-    def forward(
-        self,
-        arrays: WeightArrays,
-        encoding: Encoding | dict[str, Array],
-        images: Array,
-        layers: Layers,
-        observe: Observe | None = None,
-        around: Around | None = None,
-    ) -> tuple[Array, Array | float]:
-        """Logits, by the executor.
-
-        Raises:
-            ValueError: observation: padded channels would be seen too. Score `forward_static` as a traced model.
-        """
-        if observe is not None or around is not None:
-            raise ValueError(
-                "DeepNets: the executor's channels are padded and cannot be observed; "
-                "score the network as a model of its own (eval.proxies.score_model)"
-            )
-        return tape_executor.forward(self.shape, arrays, encoding, images, layers), 0.0
-
-    def forward_static(self, arrays: WeightArrays, architecture: DeepNet, images: Array, layers: Layers) -> Array:
-        """Logits by a plain program in the network's own widths."""
-        tree = Weights(arrays, self).as_pytree(architecture)
-        return tape_plain.forward(self.tape(architecture), tree, images, layers)
 
 
 @functools.lru_cache(maxsize=10_000)

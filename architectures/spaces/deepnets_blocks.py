@@ -1,8 +1,4 @@
-"""From a network of the DeepNets space to its tape: what every kind of block consists of.
-
-A value on the way is an entry of the tape with a normalisation and an activation that are still due: whoever reads it
-does them. Where several read it, it is settled first.
-"""
+"""From a network of the DeepNets space to its tape: what every kind of block consists of."""
 
 from __future__ import annotations
 
@@ -12,73 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from architectures.spaces.deepnets_text import STRIDED_KINDS, Block, DeepNet, Stage
-from architectures.tape import MAIN, SIDE, STEP, Activation, Norm, Tape, Unit
+from architectures.spaces.sections import Section, Value
+from architectures.tape import MAIN, SIDE, STEP, Tape, Unit
 from architectures.tape_layout import squeezed
-
-
-@dataclasses.dataclass(frozen=True)
-class Value:
-    """An entry with so many channels, what is still to be done to it, and whether it has been activated already."""
-
-    entry: int
-    channels: int
-    norm: Norm = "none"
-    activation: Activation = "none"
-    active: bool = False
-
-    @property
-    def due(self) -> bool:
-        """Whether anything is."""
-        return (self.norm, self.activation) != ("none", "none")
-
-
-class Section:
-    """The units of one resolution while they are written."""
-
-    def __init__(self, network: DeepNet, sizes: Sequence[int], index: int) -> None:
-        self.norm, self.activation, self.pixels = network.norm, network.activation, sizes[index] ** 2
-        self.units: list[Unit] = []
-        self.name = f"stage{index}"
-
-    def unit(self, name: str, x: Value, kind: Any, outputs: int | None = None, **sizes: Any) -> Value:
-        """One more unit, which reads `x`; returns its entry, with nothing due. It has a bias where no normalisation
-        follows, which `bias` says."""
-        outputs = x.channels if outputs is None else outputs
-        path = f"{self.name}/{name}"
-        self.units.append(Unit(path, x.entry, kind, x.channels, outputs, x.norm, x.activation, **sizes))
-        return Value(len(self.units) + 1, outputs)
-
-    def conv(self, name: str, x: Value, outputs: int | None = None, kernel: int = 1, **sizes: Any) -> Value:
-        """A convolution whose normalisation and activation are due; with a bias if there is no normalisation."""
-        sizes.setdefault("bias", self.norm == "none")
-        y = self.unit(name, x, "conv", outputs, kernel=kernel, **sizes)
-        return dataclasses.replace(y, norm=self.norm, activation=self.activation)
-
-    def depthwise(self, name: str, x: Value, kernel: int, **sizes: Any) -> Value:
-        """The same, depthwise."""
-        sizes.setdefault("bias", self.norm == "none")
-        y = self.unit(name, x, "depthwise", kernel=kernel, **sizes)
-        return dataclasses.replace(y, norm=self.norm, activation=self.activation)
-
-    def settled(self, x: Value, name: str) -> Value:
-        """x with nothing due."""
-        if not x.due:
-            return x
-        return dataclasses.replace(self.unit(name, x, "skip"), active=x.activation != "none")
-
-    def added(self, name: str, x: Value, to: Value) -> Value:
-        """x, normalised if that is due, plus a settled value."""
-        return self.unit(name, dataclasses.replace(x, activation="none"), "skip", add=to.entry)
-
-    def ready(self, x: Value) -> Value:
-        """A settled value as a block reads it that normalises and activates first; nothing is activated twice."""
-        twice = x.active and self.norm == "none"
-        return dataclasses.replace(x, norm=self.norm, activation="none" if twice else self.activation)
-
-    def tokens(self, x: Value) -> Value:
-        """The same for blocks of transformers: layer normalisation, unless the network has none at all."""
-        return dataclasses.replace(x, norm="none" if self.norm == "none" else "layer")
-
 
 # ------------------------------------------------------------------------------------------------------------ blocks
 
@@ -101,11 +33,7 @@ def _basic(section: Section, name: str, block: Block, x: Value) -> Value:
 
 def _basic_end(section: Section, name: str, block: Block, h: Value, x: Value) -> Value:
     h = section.conv(f"{name}/conv2", h, x.channels, kernel=block["k"])
-    return _activated(section, section.added(f"{name}/end", h, x))
-
-
-def _activated(section: Section, x: Value) -> Value:
-    return dataclasses.replace(x, activation=section.activation)
+    return section.activated(section.added(f"{name}/end", h, x))
 
 
 def _pre(section: Section, name: str, block: Block, x: Value) -> Value:
@@ -125,7 +53,7 @@ def _bottle(section: Section, name: str, block: Block, x: Value) -> Value:
 
 
 def _bottle_end(section: Section, name: str, h: Value, x: Value) -> Value:
-    return _activated(section, section.added(f"{name}/end", section.conv(f"{name}/conv3", h, x.channels), x))
+    return section.activated(section.added(f"{name}/end", section.conv(f"{name}/conv3", h, x.channels), x))
 
 
 def _mb(section: Section, name: str, block: Block, x: Value) -> Value:
@@ -203,7 +131,7 @@ def _dense(section: Section, name: str, block: Block, x: Value) -> Value:
 def _sum(section: Section, name: str, block: Block, x: Value) -> Value:
     """A sum of branches, each activated, convolved and normalised, as in DARTS (Liu et al. 2019)."""
     x = section.settled(x, f"{name}/start")
-    read = x if x.active else _activated(section, x)
+    read = x if x.active else section.activated(x)
     total: Value | None = None
     for index, branch in enumerate(block.branches):
         path = f"{name}/{branch}{index}"
@@ -229,8 +157,7 @@ def _branch(
     if branch in ("skip", "max", "avg"):
         return x, end("skip" if branch == "skip" else f"{branch}_pool", **({} if branch == "skip" else {"kernel": 3}))
     if branch.startswith("sep"):
-        h = section.unit(f"{path}/depthwise", x, "depthwise", kernel=int(branch[-1]))
-        return normalised(section.conv(f"{path}/pointwise", h, outputs))
+        return normalised(section.separable(path, x, outputs, int(branch[-1])))
     dilation = 2 if branch.startswith("dil") else 1
     return normalised(section.conv(f"{path}/conv", x, outputs, int(branch[-1]), dilation=dilation))
 
@@ -311,7 +238,7 @@ def lower(network: DeepNet, sizes: Sequence[int], image: int) -> Tape:
             f"{len(network.stages)} stages from {sizes[entry] if entry < len(sizes) else 'no'} pixels on; "
             f"the space ends at {sizes[-1]}"
         )
-    sections = [Section(network, sizes, index) for index in range(len(sizes))]
+    sections = [Section(index, size, network.norm, network.activation) for index, size in enumerate(sizes)]
     downs: list[tuple[Unit | None, Unit | None]] = [(None, None)] * (len(sizes) - 1)
     patched = network.stem.startswith("patch")
     x = Value(MAIN, network.stages[0].width)

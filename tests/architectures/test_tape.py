@@ -1,20 +1,15 @@
 """The executor of tapes against networks in their own widths, of every split and kind of block."""
 
 import collections
-import functools
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import Array
 
 from architectures.layers import Layers
-from architectures.layout import WeightArrays, Weights
 from architectures.spaces import DeepNets
 from architectures.spaces.deepnets_text import OPTIONS
-from architectures.switch import cut_slices
+from tests.architectures.spaces.tapes import assert_executor_is_the_plain_program, assert_nothing_else_is_read, step_of
 
 SPACE = DeepNets(
     input_shape=(8, 8, 2),
@@ -42,25 +37,7 @@ TEXTS = {
 @pytest.fixture(scope="module")
 def step() -> Any:
     """((loss, logits), gradients) of any network, compiled once."""
-    return jax.jit(jax.value_and_grad(functools.partial(loss_of, SPACE), has_aux=True))
-
-
-def loss_of(space: DeepNets, arrays: WeightArrays, code: dict[str, Array], images: Array) -> tuple[Array, Array]:
-    logits, _ = space.forward(arrays, code, images, Layers())
-    return jnp.sin(3 * logits).sum(), logits
-
-
-def arrays_of(space: DeepNets, seed: int = 0) -> WeightArrays:
-    """Every slot filled, beyond the leaves of any network too; scales around 1."""
-    rng = np.random.default_rng(seed)
-    return {
-        name: (0.3 * rng.normal(size=(g.slots, *g.shape)) + (g.role == "scale")).astype(np.float32)  # type: ignore[misc]
-        for name, g in space.layout.items()
-    }
-
-
-def images_of(space: DeepNets) -> Array:
-    return jnp.asarray(np.random.default_rng(9).normal(size=(3, *space.input_shape)), jnp.float32)
+    return step_of(SPACE)
 
 
 def test_the_networks_below_have_everything() -> None:
@@ -75,37 +52,9 @@ def test_the_networks_below_have_everything() -> None:
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_executor_equals_the_plain_program(step: Any, name: str) -> None:
-    network = SPACE.from_string(TEXTS[name])
-    arrays, images = arrays_of(SPACE), images_of(SPACE)
-    (_, logits), gradients = step(arrays, SPACE.encode(network), images)
-
     layers = Layers("canonical" if name in ("strided", "cells") else "plain")  # both forms of the same networks
-
-    def plain(arrays: WeightArrays) -> tuple[Array, Array]:
-        logits = SPACE.forward_static(arrays, network, images, layers)
-        return jnp.sin(3 * logits).sum(), logits
-
-    (_, expected), expected_gradients = jax.jit(jax.value_and_grad(plain, has_aux=True))(arrays)
-    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4 * float(jnp.abs(expected).max()))
-    assert float(jnp.ptp(expected, axis=0).max()) > 1e-3  # the images make a difference
-    largest = max(float(jnp.abs(g).max()) for g in expected_gradients.values())
-    for group, gradient in expected_gradients.items():
-        scale = max(float(jnp.abs(gradient).max()), 1e-2 * largest)
-        np.testing.assert_allclose(gradients[group], gradient, atol=2e-3 * scale, err_msg=group)
-    assert step._cache_size() == 1
+    assert_executor_is_the_plain_program(step, SPACE, SPACE.from_string(TEXTS[name]), layers)
 
 
 def test_what_lies_in_slots_beyond_the_leaves_is_never_read(step: Any) -> None:
-    network = SPACE.from_string(TEXTS["mobile"])
-    arrays, images = arrays_of(SPACE), images_of(SPACE)
-    (_, logits), gradients = step(arrays, SPACE.encode(network), images)
-    changed = {name: array + 1 for name, array in arrays.items()}
-    for row in SPACE.graph(network).parameters:
-        assert row.place is not None
-        whole, before = (some[row.place.group][row.place.slot] for some in (changed, arrays))
-        own = cut_slices(whole.shape, row.leaf.shape)
-        whole[own] = before[own]  # type: ignore[index]
-    np.testing.assert_array_equal(step(changed, SPACE.encode(network), images)[0][1], logits)
-    gradients = {name: np.asarray(array) for name, array in gradients.items()}
-    kept = sum(np.abs(leaf).sum() for leaf in jax.tree.leaves(Weights(gradients, SPACE).as_pytree(network)))
-    np.testing.assert_allclose(kept, sum(np.abs(array).sum() for array in gradients.values()), rtol=1e-5)
+    assert_nothing_else_is_read(step, SPACE, SPACE.from_string(TEXTS["mobile"]))

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from architectures import tape_plain
-from architectures.graph import ArchGraph
 from architectures.layers import Layers
 from architectures.layout import occupancy
 from architectures.spaces import DeepNets, deepnets_models
@@ -19,7 +18,7 @@ from architectures.spaces.deepnets_blocks import lower
 from architectures.spaces.deepnets_sampling import SPLITS, Split
 from architectures.spaces.deepnets_text import OPTIONS, Block, DeepNet
 from architectures.tape import tape_leaves
-from architectures.trace import trace
+from tests.architectures.spaces.tapes import assert_graph_is_the_trace
 
 SPACE = DeepNets()
 SAMPLES = [(split, SPACE.sample_split(split, seed)) for split in SPLITS for seed in range(6)]
@@ -120,36 +119,10 @@ def test_the_space_says_how_large_it_is() -> None:
 # ------------------------------------------------------------------------------------------------- graphs and traces
 
 
-def traced(network: DeepNet) -> ArchGraph:
-    """The graph of the plain program, as tracing sees it."""
-    tree: dict[str, Any] = {}
-    for row in SPACE.graph(network).parameters:
-        branch = tree
-        for key in row.path[:-1]:
-            branch = branch.setdefault(key, {})
-        branch[row.path[-1]] = jax.ShapeDtypeStruct(row.leaf.shape, jnp.float32)
-    tape, layers = SPACE.tape(network), Layers("plain")
-    image = jax.ShapeDtypeStruct((2, *SPACE.input_shape), jnp.float32)
-    return trace(lambda params, images: tape_plain.forward(tape, params, images, layers), tree, image)
-
-
-def nodes(graph: ArchGraph, attributes: bool) -> collections.Counter[Any]:
-    """Multiset of ops, with their attributes if asked for."""
-    names = sorted(graph.attributes) if attributes else []
-    rows = [tuple(round(float(graph.attributes[name][i]), 2) for name in names) for i in range(graph.nodes)]
-    return collections.Counter(zip(graph.ops, rows, strict=True))
-
-
 @pytest.mark.parametrize("network", NETWORKS, ids=str)
 def test_graphs_are_what_tracing_says_of_the_plain_program(network: DeepNet) -> None:
-    ours, theirs = SPACE.graph(network), traced(network)
     # A group normalisation right after an activation regroups its channels, and tracing gives the activation those.
-    exact = network.norm != "group"
-    assert nodes(ours, exact) == nodes(theirs, exact)
-    ends = [collections.Counter((g.ops[i], g.ops[j]) for i, j in g.edges.tolist()) for g in (ours, theirs)]
-    assert ends[0] == ends[1]
-    leaves = [{row.path: (g.ops[row.node], row.leaf) for row in g.parameters} for g in (ours, theirs)]
-    assert leaves[0] == leaves[1]
+    assert_graph_is_the_trace(SPACE, network, attributes=network.norm != "group")
 
 
 def test_full_size_networks_are_models_of_their_own() -> None:

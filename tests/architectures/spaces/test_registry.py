@@ -6,7 +6,7 @@ import json
 import pytest
 
 from architectures.ops import NONE, SKIP
-from architectures.spaces import SMASH, CellSpace, DeepNets, NASBench201, from_settings, settings
+from architectures.spaces import DARTS, SMASH, CellSpace, DeepNets, NASBench201, from_settings, settings
 
 
 @pytest.mark.parametrize(
@@ -16,10 +16,11 @@ from architectures.spaces import SMASH, CellSpace, DeepNets, NASBench201, from_s
         NASBench201(channels=4, cells=3, input_shape=(6, 6, 2), classes=7, stages=2),
         SMASH(channels=(4, 8), layers=(2,)),
         DeepNets(widths=(8, 16), channels=(8, 24), units=(10, 10)),
+        DARTS(channels=4, cells=2, nodes=3),
     ],
-    ids=["default", "other", "smash", "deepnets"],
+    ids=["default", "other", "smash", "deepnets", "darts"],
 )
-def test_settings_survive_json(space: NASBench201 | SMASH | DeepNets) -> None:
+def test_settings_survive_json(space: NASBench201 | SMASH | DeepNets | DARTS) -> None:
     assert from_settings(json.loads(json.dumps(settings(space)))) == space
 
 
