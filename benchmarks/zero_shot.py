@@ -1,12 +1,12 @@
 """How good are generated weights, without any training, on networks that the hypernetwork has never seen?
 
     python benchmarks/zero_shot.py
-    python benchmarks/zero_shot.py --data fashion-mnist DIR --image-size 14 --steps 8000
+    python benchmarks/zero_shot.py --data FASHION_MNIST_FOLDER --checkpoint default --no-ablations
 
 An open hypernetwork is trained on the DeepNets space and scored on test images: unseen networks of the distribution
 that it was trained on, splits that lie outside of it, and networks made by hand after well-known ones. Beside it,
 trained as long: no messages between nodes; delta = 0 (a base for every op and nothing else); no magnitude-invariant
-parametrisation. Trained hypernetworks are kept in --runs and found there again.
+parametrisation. Trained hypernetworks are kept in --runs and found there again; --checkpoint scores one that is there.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import tyro
 from common import console, finish
 from numpy.typing import NDArray
 
+import ghn
 from architectures.spaces import DeepNets
 from architectures.spaces.deepnets_sampling import SPLITS
 from eval.scoring import ScoreConfig, Scorer
@@ -46,7 +47,8 @@ class Options:
 
     data: str = DataConfig().source  # the data in the package, or a folder of a data set's files
     image_size: int = 14  # pixels along an axis
-    steps: int = 8000  # of every hypernetwork
+    checkpoint: str | None = None  # score this one (run folder, file, packaged name) in place of training one
+    steps: int = 8000  # of every hypernetwork that is trained
     ablations: bool = True  # train and score them too
     networks: int = 50  # of each split
     images: int = 500  # test images
@@ -72,6 +74,17 @@ def training(options: Options, config: GHNConfig) -> TrainConfig:
         seed=options.seed,
         checkpoint_every=500,
     )
+
+
+def hypernetwork_of(options: Options, name: str, run: TrainConfig, splits: Splits) -> Hypernetwork:
+    """An arm's: trained, or what --checkpoint names."""
+    if options.checkpoint is None or name != "GHN":
+        console.print(f"{name}: training")
+        return train(run, options.runs / name.replace(" ", "-").replace("=", "is"))
+    loaded = ghn.load(options.checkpoint)
+    if isinstance(loaded, ghn.OpenHypernetwork):
+        return loaded.on(run.space.build(splits.train.images.shape[1:], splits.train.classes))
+    return loaded
 
 
 def networks_of(space: DeepNets, options: Options) -> dict[str, list[Any]]:
@@ -101,15 +114,15 @@ def main(options: Options) -> None:
         arms |= {name: dataclasses.replace(OPEN_CONFIG, **change) for name, change in ABLATIONS.items()}
     found: dict[str, dict[str, NDArray[np.float64]]] = {}
     for name, config in arms.items():
-        console.print(f"{name}: training")
         run = training(options, config)
-        hypernetwork = train(run, options.runs / name.replace(" ", "-").replace("=", "is"))
-        splits, space = load(run.data), hypernetwork.space
+        splits = load(run.data)
+        hypernetwork = hypernetwork_of(options, name, run, splits)
+        space = hypernetwork.space
         assert isinstance(space, DeepNets)
         drawn = networks_of(space, options)
         found[name] = {split: accuracies(hypernetwork, splits, own, options.images) for split, own in drawn.items()}
         if name == "GHN":
-            compilations = len(compiled)
+            compilations, steps = len(compiled), hypernetwork.step
     own = found["GHN"]
     results = {
         "splits": {s: {"mean": a.mean(), "max": a.max(), "n": len(a)} for s, a in own.items()},
@@ -119,7 +132,7 @@ def main(options: Options) -> None:
             name: {s: a.mean() for s, a in arm.items()} for name, arm in found.items() if name != "GHN"
         },
         "compilations": compilations,
-        "steps": options.steps,
+        "steps": steps,
         "device": jax.devices()[0].device_kind,
     }
     header = ["split", "networks", *(f"{name}: mean (max) %" for name in found)]
@@ -132,7 +145,7 @@ def main(options: Options) -> None:
         for split, a in own.items()
     ]
     notes = [
-        f"{options.steps} steps of 64 images, one network a step; {options.images} test images.",
+        f"{steps} steps of 64 images, one network a step; {options.images} test images.",
         "By hand: " + ", ".join(f"{name} {100 * value:.1f}" for name, value in results["hand_made"].items()) + ".",
         f"{compilations} compilations of more than {LONG:.0f} s in training, and in scoring "
         f"{sum(map(len, own.values()))} networks.",
