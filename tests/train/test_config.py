@@ -1,0 +1,21 @@
+"""Configurations name what there is."""
+
+from typing import get_args, get_type_hints
+
+import pytest
+
+from architectures.spaces.registry import SPACES
+from train.config import SpaceConfig
+
+NAMES = get_args(get_type_hints(SpaceConfig)["name"])
+
+
+def test_every_space_of_the_registry_can_be_trained_on() -> None:
+    assert set(NAMES) == set(SPACES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_spaces_are_built_for_the_data(name: str) -> None:
+    space = SpaceConfig(name=name).build((8, 8, 3), 7)  # type: ignore[arg-type]
+    assert (space.name, space.input_shape, space.classes) == (name, (8, 8, 3), 7)
+    assert space.graph(space.sample(0)).parameter_count > 0
