@@ -110,24 +110,31 @@ class _Graph:
         def settled(entry: int) -> int:
             if entry in joined:
                 op, inputs = joined.pop(entry)
-                channels = [self._channels[i] for i in inputs]
-                total = sum(channels) if op == "concat" else channels[0]
-                read = total if op == "concat" else max(channels)
-                entries[entry] = self._add(op, inputs, total, size, channels_in=read)
+                unit, channels = section[entry - 2].unit, [self._channels[i] for i in inputs]
+                read = sum(channels) if op == "concat" else max(channels)
+                entries[entry] = self._add(op, inputs, unit.offset + unit.outputs, size, channels_in=read)
             return _known(entries[entry])
+
+        def terms(entry: int, op: str) -> list[int]:
+            """What a sum or concatenation reads of an entry: its own terms, where nothing else reads it."""
+            held = joined.get(entry)
+            alone = held is not None and held[0] == op and reads[entry] == 1
+            return joined.pop(entry)[1] if alone else [settled(entry)]
 
         for number, allocated in enumerate(section, start=2):
             unit = allocated.unit
-            flat = unit.kind == "skip" and number == flattened
-            node = self._unit(allocated, settled(unit.source), size, flat)
-            entries.append(node)
-            if unit.add is not None:
+            bare = unit.kind == "skip" and (unit.norm, unit.activation) == ("none", "none")
+            if unit.add is None or not bare or unit.offset:
+                flat = unit.kind == "skip" and number == flattened
+                own = [self._unit(allocated, settled(unit.source), size, flat)]
+            else:
+                own = terms(unit.source, "sum")
+            if unit.add is None:
+                entries.append(own[0])
+            else:
                 op = "concat" if unit.offset else "sum"
-                held = joined.get(unit.add)
-                alone = held is not None and held[0] == op and reads[unit.add] == 1
-                before = joined.pop(unit.add)[1] if alone else [settled(unit.add)]
-                joined[number] = (op, [*before, node])
-                entries[number] = None
+                joined[number] = (op, [*terms(unit.add, op), *own])
+                entries.append(None)
         for entry in list(joined):
             settled(entry)
         return entries
@@ -201,6 +208,7 @@ class _Graph:
         hidden = self._add("gelu", [hidden], unit.hidden, side)
         out = self._add("dense", [hidden], size * size, side, channels_in=unit.hidden)
         own(out, "out")
+        self._sizes[out] = size  # whoever reads it, reads pixels again
         return out
 
     def _squeeze(self, unit: Unit, x: int, size: int, own: Own) -> int:

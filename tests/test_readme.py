@@ -87,3 +87,10 @@ def test_darts_example_runs() -> None:
     assert str(namespace["text"]).startswith(
         "sep3@0 sep3@1 | sep3@0 sep3@1 | skip@0 sep3@1 | skip@0 dil3@2 ; max3@0 max3@1 | "
     )
+
+
+def test_grammar_example_runs() -> None:
+    namespace: dict[str, object] = {"__name__": "readme"}
+    exec(compile(EXAMPLES["grammar"], "README.md: grammar", "exec", dont_inherit=True), namespace)
+    assert {"attend", "conv", "position"} <= set(namespace["graph"].ops)  # type: ignore[attr-defined]
+    assert namespace["child"] != namespace["network"]

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any, Literal
 
 from architectures.layers import Precision
-from architectures.spaces import DARTS, SMASH, DeepNets, MLPSpace, NASBench201, SearchSpace
+from architectures.spaces import DARTS, SMASH, DeepNets, Grammar, MLPSpace, NASBench201, SearchSpace
 from ghn.config import GHNConfig
 from train.data import AugmentConfig, DataConfig
 
@@ -15,7 +15,7 @@ from train.data import AugmentConfig, DataConfig
 class SpaceConfig:
     """The search space of a run; image shape and classes come from the data."""
 
-    name: Literal["nasbench201", "smash", "mlp", "deepnets", "darts"] = "nasbench201"
+    name: Literal["nasbench201", "smash", "mlp", "deepnets", "darts", "grammar"] = "nasbench201"
     channels: int = 8  # nasbench201, darts: of the first stage
     cells: int = 1  # nasbench201, darts: in each stage (darts: beside reduction cells)
     bank_channels: tuple[int, ...] = (2, 4)  # smash: choices in the first block
@@ -28,6 +28,8 @@ class SpaceConfig:
     stage_channels: tuple[int, ...] = (24, 48, 64)  # deepnets: most channels of any layer there
     blocks: int = 10  # deepnets: most blocks of a network in training
     nodes: int = 4  # darts: of a cell
+    grammar_widths: tuple[int, ...] = (8, 16, 24)  # grammar: channels of each stage
+    grammar_leaves: int = 16  # grammar: most operations of a stage
 
     def build(self, input_shape: tuple[int, int, int], classes: int) -> SearchSpace[Any]:
         """The space for images of this shape."""
@@ -53,6 +55,10 @@ class SpaceConfig:
         if self.name == "darts":
             return DARTS(
                 input_shape=input_shape, classes=classes, channels=self.channels, cells=self.cells, nodes=self.nodes
+            )
+        if self.name == "grammar":
+            return Grammar(
+                input_shape=input_shape, classes=classes, widths=self.grammar_widths, leaves=self.grammar_leaves
             )
         return NASBench201(channels=self.channels, cells=self.cells, input_shape=input_shape, classes=classes)
 

@@ -7,6 +7,8 @@ from architectures.spaces.darts import DARTS
 from architectures.spaces.darts_text import Genotype
 from architectures.spaces.deepnets import DeepNets
 from architectures.spaces.deepnets_text import DeepNet
+from architectures.spaces.grammar import Grammar
+from architectures.spaces.grammar_text import Derivation
 from architectures.spaces.mlp import MLP, MLPSpace
 from architectures.spaces.nasbench201 import NASBench201
 from architectures.spaces.registry import from_settings, settings
@@ -24,8 +26,10 @@ __all__ = [
     "Cost",
     "DeepNet",
     "DeepNets",
+    "Derivation",
     "Encoding",
     "Genotype",
+    "Grammar",
     "MLPSpace",
     "NASBench201",
     "SearchSpace",

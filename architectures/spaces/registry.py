@@ -9,12 +9,13 @@ from typing import Any
 from architectures.spaces.base import SearchSpace
 from architectures.spaces.darts import DARTS
 from architectures.spaces.deepnets import DeepNets
+from architectures.spaces.grammar import Grammar
 from architectures.spaces.mlp import MLPSpace
 from architectures.spaces.nasbench201 import NASBench201
 from architectures.spaces.smash import SMASH
 
 SPACES: dict[str, type[SearchSpace[Any]]] = {
-    space.name: space for space in (NASBench201, SMASH, MLPSpace, DeepNets, DARTS)
+    space.name: space for space in (NASBench201, SMASH, MLPSpace, DeepNets, DARTS, Grammar)
 }
 
 

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from architectures.ops import NONE, SKIP
-from architectures.spaces import DARTS, SMASH, CellSpace, DeepNets, NASBench201, from_settings, settings
+from architectures.spaces import DARTS, SMASH, CellSpace, DeepNets, Grammar, NASBench201, from_settings, settings
 
 
 @pytest.mark.parametrize(
@@ -17,10 +17,11 @@ from architectures.spaces import DARTS, SMASH, CellSpace, DeepNets, NASBench201,
         SMASH(channels=(4, 8), layers=(2,)),
         DeepNets(widths=(8, 16), channels=(8, 24), units=(10, 10)),
         DARTS(channels=4, cells=2, nodes=3),
+        Grammar(widths=(8,), sequence=0.4, kernels=(3,)),
     ],
-    ids=["default", "other", "smash", "deepnets", "darts"],
+    ids=["default", "other", "smash", "deepnets", "darts", "grammar"],
 )
-def test_settings_survive_json(space: NASBench201 | SMASH | DeepNets | DARTS) -> None:
+def test_settings_survive_json(space: NASBench201 | SMASH | DeepNets | DARTS | Grammar) -> None:
     assert from_settings(json.loads(json.dumps(settings(space)))) == space
 
 
