@@ -18,6 +18,7 @@ class SpaceConfig:
     name: Literal["nasbench201", "smash", "mlp", "deepnets", "darts", "grammar"] = "nasbench201"
     channels: int = 8  # nasbench201, darts: of the first stage
     cells: int = 1  # nasbench201, darts: in each stage (darts: beside reduction cells)
+    exits: bool = False  # nasbench201: every stage ends in a classifier; training averages the loss over them
     bank_channels: tuple[int, ...] = (2, 4)  # smash: choices in the first block
     banks: tuple[int, ...] = (1, 2, 3, 4)  # smash: choices for the number of banks of a block
     layers: tuple[int, ...] = (1, 2, 3)  # smash: choices for the number of layers of a block
@@ -30,6 +31,10 @@ class SpaceConfig:
     nodes: int = 4  # darts: of a cell
     grammar_widths: tuple[int, ...] = (8, 16, 24)  # grammar: channels of each stage
     grammar_leaves: int = 16  # grammar: most operations of a stage
+
+    def __post_init__(self) -> None:
+        if self.exits and self.name != "nasbench201":
+            raise ValueError(f"SpaceConfig.exits: only nasbench201 has early exits, {self.name} has none; drop it")
 
     def build(self, input_shape: tuple[int, int, int], classes: int) -> SearchSpace[Any]:
         """The space for images of this shape."""
@@ -60,7 +65,13 @@ class SpaceConfig:
             return Grammar(
                 input_shape=input_shape, classes=classes, widths=self.grammar_widths, leaves=self.grammar_leaves
             )
-        return NASBench201(channels=self.channels, cells=self.cells, input_shape=input_shape, classes=classes)
+        return NASBench201(
+            channels=self.channels,
+            cells=self.cells,
+            input_shape=input_shape,
+            classes=classes,
+            exits=self.exits,
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -61,7 +61,8 @@ def init_state(hypernetwork: Hypernetwork, optimizer: optax.GradientTransformati
 def loss_fn(
     definition: Definition, parameters: Parameters, batch: Batch, layers: Layers = Layers()
 ) -> tuple[Array, dict[str, Array]]:
-    """Mean cross-entropy in nats over the A architectures with generated weights, on one batch of images.
+    """Mean cross-entropy in nats over the A architectures with generated weights, on one batch of images; over their
+    exits too, where the space has early ones.
 
     Args:
         definition: the hypernetwork's structure.
@@ -70,7 +71,7 @@ def loss_fn(
         layers: how the architectures compute their layers.
 
     Returns:
-        The loss, and {"loss", "accuracy"} as means over architectures and images.
+        The loss, and {"loss", "accuracy"} as means over architectures and images; the accuracy is of the final exit.
     """
     module = nnx.merge(definition, parameters)
     weights_A = jax.vmap(module)(batch.graphs)
@@ -134,7 +135,8 @@ def evaluate_weights(
     labels: Array,
     layers: Layers = Layers(),
 ) -> tuple[Array, Array]:
-    """Cross-entropy [A] in nats and accuracy [A] of A architectures with given weights on the same images.
+    """Cross-entropy [A] in nats, the mean over exits, and accuracy [A] of the final one, of A architectures with given
+    weights on the same images.
 
     Architectures run one after the other inside one program. When differentiated, each one's gradient is taken right
     after its forward pass, so that memory does not grow with A.
@@ -150,13 +152,17 @@ def _evaluate(
     labels: Array,
     layers: Layers,
 ) -> tuple[Array, Array]:
-    logits, _ = space.forward(layers.cast(weights), encoding, layers.cast(images), layers)
-    logits = logits.astype(jnp.float32)
+    answers = space.forward_exits(layers.cast(weights), encoding, layers.cast(images), layers)
+    logits_X = [logits.astype(jnp.float32) for logits in answers]
+    losses = [_cross_entropy(logits, labels) for logits in logits_X]
+    truth = labels if labels.ndim == 1 else jnp.argmax(labels, -1)
+    return sum(losses[1:], losses[0]) / len(losses), (logits_X[-1].argmax(-1) == truth).mean()
+
+
+def _cross_entropy(logits: Array, labels: Array) -> Array:
     if labels.ndim == 1:
-        loss, answers = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), labels
-    else:
-        loss, answers = optax.softmax_cross_entropy(logits, labels).mean(), jnp.argmax(labels, -1)
-    return loss, (logits.argmax(-1) == answers).mean()
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    return optax.softmax_cross_entropy(logits, labels).mean()
 
 
 def _evaluate_forward(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 import functools
 import hashlib
 import math
@@ -30,6 +31,15 @@ class Cost(NamedTuple):
 
     parameters: int
     macs: int
+
+
+def later(default: Any) -> Any:
+    """A field of a space that came after checkpoints and tables of it had been written.
+
+    At its default, `settings` leaves it out: descriptions of spaces that do without it, and hashes of them, stay what
+    they were.
+    """
+    return dataclasses.field(default=default, metadata={"later": True})
 
 
 class SearchSpace(abc.ABC, Generic[Architecture]):
@@ -123,14 +133,35 @@ class SearchSpace(abc.ABC, Generic[Architecture]):
     def forward_static(self, arrays: WeightArrays, architecture: Architecture, images: Array, layers: Layers) -> Array:
         """Logits by a plain program for one architecture: the reference of `forward`."""
 
+    def forward_exits(
+        self, arrays: WeightArrays, encoding: Encoding | dict[str, Array], images: Array, layers: Layers
+    ) -> tuple[Array, ...]:
+        """Logits [B, classes] of every exit, those of `forward` last; only these where networks have one end."""
+        return (self.forward(arrays, encoding, images, layers)[0],)
+
+    def forward_exits_static(
+        self, arrays: WeightArrays, architecture: Architecture, images: Array, layers: Layers
+    ) -> tuple[Array, ...]:
+        """Logits of every exit by a plain program for one architecture: the reference of `forward_exits`."""
+        return (self.forward_static(arrays, architecture, images, layers),)
+
     def apply(self, weights: Weights, architecture: Architecture, images: Array) -> Array:
         """Logits [B, classes] of images [B, H, W, C], compiled once for all architectures of the space."""
+        self._check_call(weights, images)
+        return _apply(self, weights.arrays, self.encode(architecture), images)
+
+    def apply_exits(self, weights: Weights, architecture: Architecture, images: Array) -> tuple[Array, ...]:
+        """Logits [B, classes] of every exit, the earliest first, those of `apply` last; compiled once as well."""
+        self._check_call(weights, images)
+        return _apply_exits(self, weights.arrays, self.encode(architecture), images)
+
+    def _check_call(self, weights: Weights, images: Array) -> None:
+        """ValueError for images of another shape, or weights of another space."""
         if tuple(images.shape[1:]) != self.input_shape:
             sizes = ", ".join(map(str, self.input_shape))
             raise ValueError(f"images: shape {images.shape}, this space takes [B, {sizes}]")
         if weights.space != self:
             raise ValueError(f"weights: made for {weights.space}, not for {self}")
-        return _apply(self, weights.arrays, self.encode(architecture), images)
 
     def cost(self, architecture: Architecture) -> Cost:
         """Parameters and multiply-accumulates."""
@@ -157,3 +188,10 @@ class SearchSpace(abc.ABC, Generic[Architecture]):
 @functools.partial(jax.jit, static_argnums=0)
 def _apply(space: SearchSpace[Any], arrays: WeightArrays, encoding: dict[str, Array], images: Array) -> Array:
     return space.forward(arrays, encoding, images, Layers())[0]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _apply_exits(
+    space: SearchSpace[Any], arrays: WeightArrays, encoding: dict[str, Array], images: Array
+) -> tuple[Array, ...]:
+    return space.forward_exits(arrays, encoding, images, Layers())

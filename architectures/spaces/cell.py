@@ -19,7 +19,7 @@ from architectures.layers import Layers
 from architectures.layout import Layout, WeightArrays
 from architectures.ops import CONV_3X3, NONE, SKIP, Op
 from architectures.spaces import skeleton
-from architectures.spaces.base import Encoding, SearchSpace
+from architectures.spaces.base import Encoding, SearchSpace, later
 
 # Names with a meaning of their own, and the only op that may carry each as a candidate (None: no op may).
 RESERVED: dict[str, Op | None] = {
@@ -66,6 +66,9 @@ class CellSpace(SearchSpace[Cell]):
         stages: number of stages.
         nodes: nodes of a cell, its input and output included.
         ops: the candidates of an edge.
+        exits: whether every stage but the last, too, ends in normalisation, ReLU, pooling and a classifier of its own
+            (anytime prediction: Zhang et al. 2019, section 5.3). `apply` returns the final logits in either case,
+            `apply_exits` those of all exits.
 
     Raises:
         ValueError: a field out of range, or an op whose name is taken or cannot be written in a cell's text.
@@ -80,6 +83,7 @@ class CellSpace(SearchSpace[Cell]):
     stages: int = 3
     nodes: int = 4
     ops: tuple[Op, ...] = ()
+    exits: bool = later(False)
 
     def __post_init__(self) -> None:
         for field in ("channels", "cells", "classes", "stages"):
@@ -87,6 +91,8 @@ class CellSpace(SearchSpace[Cell]):
                 raise ValueError(f"{type(self).__name__}.{field}={getattr(self, field)}: must be at least 1")
         if self.nodes < 2:
             raise ValueError(f"{type(self).__name__}.nodes={self.nodes}: must be at least 2, the input and the output")
+        if self.exits and self.stages < 2:
+            raise ValueError(f"{type(self).__name__}.exits={self.exits}: one stage has no early exit; use 2 or more")
         shape = self.input_shape
         if not isinstance(shape, tuple) or not all(isinstance(size, int) for size in shape):
             raise ValueError(f"{type(self).__name__}.input_shape={shape!r}: must be a tuple of ints")
@@ -120,7 +126,7 @@ class CellSpace(SearchSpace[Cell]):
 
     @functools.cached_property
     def layout(self) -> Layout:
-        """Stem, a group for every leaf name of every stage, reductions, head."""
+        """Stem, reductions, heads, a group for every leaf name of every stage."""
         return skeleton.layout(self)
 
     @property
@@ -258,7 +264,26 @@ class CellSpace(SearchSpace[Cell]):
         observe: Observe | None = None,
         around: Around | None = None,
     ) -> tuple[Array, Array | float]:
-        """Logits and summed observations, by the executor."""
+        """Final logits and summed observations on the way to them, by the executor."""
+        answers, observed = self._run(arrays, encoding, images, layers, observe, around)
+        return answers[-1], observed
+
+    def forward_exits(
+        self, arrays: WeightArrays, encoding: Encoding | dict[str, Array], images: Array, layers: Layers
+    ) -> tuple[Array, ...]:
+        """Logits of the end of every stage, by the executor; of the last alone without `exits`."""
+        return self._run(arrays, encoding, images, layers)[0]
+
+    def _run(
+        self,
+        arrays: WeightArrays,
+        encoding: Encoding | dict[str, Array],
+        images: Array,
+        layers: Layers,
+        observe: Observe | None = None,
+        around: Around | None = None,
+    ) -> tuple[tuple[Array, ...], Array | float]:
+        """What `skeleton.forward` returns, by the executor."""
         op_E = jnp.asarray(encoding["op"])
         plan = Plan(self.ops, self.wiring, self.cells, layers)
 
@@ -270,7 +295,13 @@ class CellSpace(SearchSpace[Cell]):
         return skeleton.forward(self, arrays, images, layers, stage, observe, around)
 
     def forward_static(self, arrays: WeightArrays, architecture: Cell, images: Array, layers: Layers) -> Array:
-        """Logits by a plain program for this architecture alone."""
+        """Final logits by a plain program for this architecture alone."""
+        return self.forward_exits_static(arrays, architecture, images, layers)[-1]
+
+    def forward_exits_static(
+        self, arrays: WeightArrays, architecture: Cell, images: Array, layers: Layers
+    ) -> tuple[Array, ...]:
+        """Logits of the end of every stage, likewise; of the last alone without `exits`."""
         op_E = self.encode(architecture)["op"]
         plan = Plan(self.ops, self.wiring, self.cells, layers)
 

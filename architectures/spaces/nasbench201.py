@@ -23,8 +23,9 @@ class NASBench201(CellSpace):
     ops: tuple[Op, ...] = (NONE, SKIP, CONV_1X1, CONV_3X3, AVG_POOL_3X3)
 
     def describe(self) -> str:
-        """Adds the number of isomorphism classes."""
+        """Adds the number of isomorphism classes, and what sizes the networks."""
         return (
             f"{super().describe()}; {ISOMORPHISM_CLASSES:,} isomorphism classes; "
             f"{self.channels} channels, {self.cells} cell{'s' * (self.cells > 1)} a stage"
+            f"{', an exit after each' if self.exits else ''}"
         )

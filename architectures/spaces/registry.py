@@ -20,10 +20,15 @@ SPACES: dict[str, type[SearchSpace[Any]]] = {
 
 
 def settings(space: SearchSpace[Any]) -> dict[str, Any]:
-    """The space's name and its fields as JSON values; ops are written by name."""
+    """The space's name and its fields as JSON values; ops are written by name.
+
+    A `later` field is left out at its default.
+    """
     result: dict[str, Any] = {"name": space.name}
     for field in dataclasses.fields(space):  # type: ignore[arg-type]
         value = getattr(space, field.name)
+        if field.metadata.get("later") and value == field.default:
+            continue
         if field.name == "ops":
             value = [op.name for op in value]
         result[field.name] = list(value) if isinstance(value, tuple) else value

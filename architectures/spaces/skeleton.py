@@ -1,7 +1,8 @@
 """The residual skeleton into which cell spaces stack their cells: its layout, its forward pass, its graph.
 
 The skeleton is NAS-Bench-201's (Dong & Yang 2020, figure 1): stem; stages of cells with a residual block of stride 2
-between them that doubles the channels; batch normalisation, ReLU, global average pooling, linear classifier.
+between them that doubles the channels; batch normalisation, ReLU, global average pooling, linear classifier. With early
+exits, every stage ends in these last four, and each exit has leaves of its own.
 """
 
 from __future__ import annotations
@@ -37,6 +38,12 @@ FIXED_OPS = (
 Stage = Callable[[int, Array], tuple[Array, Array | float]]
 
 
+def exit_prefixes(space: CellSpace) -> dict[int, str]:
+    """Stage -> how the group names of its exit begin; the last stage's, the network's own end, with nothing."""
+    early = {stage: f"exit{stage}/" for stage in range(space.stages - 1)} if space.exits else {}
+    return {**early, space.stages - 1: ""}
+
+
 def _fixed_parts(space: CellSpace) -> dict[str, Leaves]:
     """The leaves of every part that is no cell, by the prefix of their group names."""
     parts: dict[str, Leaves] = {"stem": conv_leaves(3, space.input_shape[2], space.channels)}
@@ -45,12 +52,13 @@ def _fixed_parts(space: CellSpace) -> dict[str, Leaves]:
         parts[f"reduction{stage}/a"] = conv_leaves(3, inputs, outputs)
         parts[f"reduction{stage}/b"] = conv_leaves(3, outputs, outputs)
         parts[f"reduction{stage}/shortcut"] = {"kernel": Leaf("kernel", (1, 1, inputs, outputs))}
-    width = space.channels * 2 ** (space.stages - 1)
-    parts["norm"] = {"scale": Leaf("scale", (width,)), "bias": Leaf("bias", (width,))}
-    parts["classifier"] = {
-        "kernel": Leaf("head_kernel", (width, space.classes)),
-        "bias": Leaf("head_bias", (space.classes,)),
-    }
+    for stage, prefix in exit_prefixes(space).items():
+        width = space.channels * 2**stage
+        parts[f"{prefix}norm"] = {"scale": Leaf("scale", (width,)), "bias": Leaf("bias", (width,))}
+        parts[f"{prefix}classifier"] = {
+            "kernel": Leaf("head_kernel", (width, space.classes)),
+            "bias": Leaf("head_bias", (space.classes,)),
+        }
     return parts
 
 
@@ -109,8 +117,12 @@ def forward(
     stage: Stage,
     observe: Observe | None = None,
     around: Around | None = None,
-) -> tuple[Array, Array | float]:
-    """Logits [B, classes] and summed observations; `stage(index, x)` runs the cells of a stage."""
+) -> tuple[tuple[Array, ...], Array | float]:
+    """Logits [B, classes] of every exit, the final one last, and summed observations.
+
+    `stage(index, x)` runs the cells of a stage. What leads to the final logits alone is observed; early exits that the
+    caller drops cost a compiled program nothing.
+    """
     total: Array | float = 0.0
 
     def seen(x: Array) -> Array | float:
@@ -135,16 +147,23 @@ def forward(
         shortcut = layers.conv(layers.avg_pool_2x2(x), _part(arrays, f"reduction{index}/shortcut")["kernel"])
         return shortcut + _relu_conv_bn(_part(arrays, f"reduction{index}/b"), hidden, layers)
 
-    x = watched(0, stem, images)
+    def end(prefix: str, x: Array) -> tuple[Array, Array]:
+        norm, classifier = _part(arrays, f"{prefix}norm"), _part(arrays, f"{prefix}classifier")
+        hidden = layers.batch_norm(x, norm["scale"], norm["bias"])
+        return hidden, jax.nn.relu(hidden).mean((1, 2)) @ classifier["kernel"] + classifier["bias"]
+
+    x = hidden = watched(0, stem, images)
+    answers: list[Array] = []
+    prefixes = exit_prefixes(space)
     for index in range(space.stages):
         if index > 0:
             x = watched(block_number(space.cells, index) - 1, functools.partial(reduction, index), x)
         x, observed = stage(index, x)
         total = total + observed
-    norm, classifier = _part(arrays, "norm"), _part(arrays, "classifier")
-    x = layers.batch_norm(x, norm["scale"], norm["bias"])
-    features = jax.nn.relu(x).mean((1, 2))
-    return features @ classifier["kernel"] + classifier["bias"], total + seen(x)
+        if index in prefixes:
+            hidden, logits = end(prefixes[index], x)
+            answers.append(logits)
+    return tuple(answers), total + seen(hidden)
 
 
 def build_graph(space: CellSpace, edges: Sequence[str], builder: GraphBuilder) -> None:
@@ -164,8 +183,17 @@ def build_graph(space: CellSpace, edges: Sequence[str], builder: GraphBuilder) -
         own(node, part)
         return node
 
+    def end(x: int, stage: int, prefix: str, size: int) -> None:
+        width = space.channels * 2**stage
+        x = builder.node("batch_norm_relu", [x], channels_in=width, channels_out=width, size=size)
+        own(x, f"{prefix}norm")
+        x = builder.node("global_avg_pool", [x], channels_in=width, channels_out=width, kernel=size, size=1)
+        x = builder.node("linear", [x], channels_in=width, channels_out=space.classes, size=1)
+        own(x, f"{prefix}classifier")
+
     x = builder.node("input", [], channels_in=space.input_shape[2], channels_out=space.input_shape[2], size=size)
     x = conv("stem_conv_3x3", [x], "stem", size)
+    prefixes = exit_prefixes(space)
     for stage in range(space.stages):
         if stage > 0:
             part, size = f"reduction{stage}", (size + 1) // 2
@@ -180,12 +208,8 @@ def build_graph(space: CellSpace, edges: Sequence[str], builder: GraphBuilder) -
         variants = _variants(space, stage)
         for cell in range(space.cells):
             x = _add_cell(space, edges, builder, x, stage, cell, size, variants)
-    width = space.channels * 2 ** (space.stages - 1)
-    x = builder.node("batch_norm_relu", [x], channels_in=width, channels_out=width, size=size)
-    own(x, "norm")
-    x = builder.node("global_avg_pool", [x], channels_in=width, channels_out=width, kernel=size, size=1)
-    x = builder.node("linear", [x], channels_in=width, channels_out=space.classes, size=1)
-    own(x, "classifier")
+        if stage in prefixes:
+            end(x, stage, prefixes[stage], size)
 
 
 def _add_cell(

@@ -1,8 +1,8 @@
 """Anytime networks: accuracy against FLOPs when a network may answer early (GHN, Zhang et al. 2019, section 5.3).
 
-Every stage of a cell network ends in an exit. One hypernetwork generates the network; the classifiers of the exits are
-not generated but fitted in closed form (ridge regression of the classes on pooled activations of training images), so
-that a hypernetwork that was trained with one exit serves all. GHN generates the exits too.
+Every stage of a cell network ends in an exit. A hypernetwork that was trained on a space with `exits` generates them
+with the rest of the network, as in GHN: one hypernetwork for all exits. With any other, the exits (the last one too)
+are fitted in closed form: ridge regression of the classes on pooled activations of training images.
 
 Shape letters: B images, C channels, K classes, X exits.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from jax import Array
 from numpy.typing import NDArray
 
 from architectures.layers import Layers
-from architectures.layout import WeightArrays
+from architectures.layout import WeightArrays, Weights
 from architectures.spaces import CellSpace, SearchSpace
 from architectures.spaces.skeleton import block_number
 from eval.search.scorers import fingerprint, refuse, scorer_id
@@ -29,6 +29,7 @@ from ghn import Hypernetwork
 from train.data import Splits
 
 Floats = NDArray[np.float64]
+ExitSource = Literal["generated", "fitted"]
 PENALTY = 1.0  # of the ridge regression, on standardised activations and per image
 BUDGETS = 20  # of FLOPs, at which a curve is read
 
@@ -54,7 +55,7 @@ class Budgets:
 
 
 def exit_flops(space: CellSpace, architecture: Any) -> list[int]:
-    """FLOPs until the answer of every exit, its own classifier included."""
+    """FLOPs until the answer of every exit, its own classifier included and those of earlier exits left out."""
     graph = space.graph(architecture)
     size = graph.attributes["size"]
     spent = [0] * space.stages
@@ -77,38 +78,59 @@ def budgets_of(space: CellSpace, draws: int = 128) -> Budgets:
 
 
 class Anytime:
-    """Curves of architectures, with one compilation."""
+    """Curves of architectures, with one compilation.
 
-    def __init__(self, hypernetwork: Hypernetwork, splits: Splits, images: int = 500) -> None:
+    Attributes:
+        source: of the exits' classifiers.
+    """
+
+    def __init__(
+        self, hypernetwork: Hypernetwork, splits: Splits, images: int = 500, source: ExitSource | None = None
+    ) -> None:
         """Compiles nothing yet.
 
         Args:
             hypernetwork: generates the weights.
-            splits: exits are fitted on the first images of `train` and judged on those of `score`.
+            splits: exits are judged on the first images of `score`; those that are fitted, on the first of `train`.
             images: of either.
+            source: of the exits' classifiers; None: generated where the hypernetwork generates early exits.
 
         Raises:
-            ValueError: a space whose networks have no stages.
+            ValueError: a space whose networks have no stages; generated exits of a hypernetwork that has none.
         """
         space: SearchSpace[Any] = hypernetwork.space
         if not isinstance(space, CellSpace):
             raise ValueError(f"anytime: exits are the ends of a cell network's stages; {space.name} has none")
+        if source == "generated" and not space.exits:
+            raise ValueError(
+                "anytime: source='generated', but this hypernetwork generates no early exits; train one that does with "
+                "ghn-train ghn --space.exits, or leave the source out"
+            )
+        self.source: ExitSource = source or ("generated" if space.exits else "fitted")
         self._hypernetwork, self._space = hypernetwork, space
         self._parts = [(split.images[:images], split.labels[:images]) for split in (splits.train, splits.score)]
 
     def __call__(self, architecture: Any) -> list[Exit]:
         """FLOPs and accuracy of every exit, the earliest first."""
-        space = self._space
-        arrays = self._hypernetwork(space.graph(architecture)).arrays
+        weights = self._hypernetwork(self._space.graph(architecture))
+        answers = (self._generated if self.source == "generated" else self._fitted)(weights, architecture)
+        labels = self._parts[1][1]
+        accuracies = [float((np.asarray(scores_BK).argmax(-1) == labels).mean()) for scores_BK in answers]
+        flops = exit_flops(self._space, architecture)
+        return [Exit(*pair) for pair in zip(flops, accuracies, strict=True)]
+
+    def _generated(self, weights: Weights, architecture: Any) -> Sequence[Array]:
+        """[B, K] of every exit on score images."""
+        return self._space.apply_exits(weights, architecture, jnp.asarray(self._parts[1][0]))
+
+    def _fitted(self, weights: Weights, architecture: Any) -> Sequence[Floats]:
+        """[B, K] of every exit on score images, by classifiers that are fitted on training images."""
+        space, labels = self._space, self._parts[0][1]
         encoding = space.encode(architecture)
-        seen = [np.asarray(_pooled(space, arrays, encoding, x), np.float64) for x, _ in self._parts]
-        found = []
-        for place, flops in enumerate(exit_flops(space, architecture)):
-            width = space.channels * 2**place
-            train_BC, score_BC = (own[place, :, :width] for own in seen)
-            classify = fit_exit(train_BC, self._parts[0][1], space.classes)
-            found.append(Exit(flops, float((classify(score_BC).argmax(-1) == self._parts[1][1]).mean())))
-        return found
+        seen = [np.asarray(_pooled(space, weights.arrays, encoding, x), np.float64) for x, _ in self._parts]
+        widths = [space.channels * 2**stage for stage in range(space.stages)]
+        pairs = [[own[stage, :, :width] for own in seen] for stage, width in enumerate(widths)]
+        return [fit_exit(train_BC, labels, space.classes)(score_BC) for train_BC, score_BC in pairs]
 
 
 def fit_exit(features_BC: Floats, labels_B: NDArray[np.integer[Any]], classes: int) -> Callable[[Floats], Floats]:
@@ -139,23 +161,23 @@ def _pooled(space: CellSpace, arrays: WeightArrays, encoding: dict[str, Array], 
 
 
 class AnytimeScorer:
-    """The area under the anytime curve: a search by it finds networks that are good at every budget."""
+    """The area under the anytime curve: a search by it finds networks that are good at every budget.
+
+    Attributes:
+        curve: what the score is made of.
+    """
 
     unit, chunk = "mean accuracy over FLOPs budgets, share of 1", 1
 
     def __init__(self, hypernetwork: Hypernetwork, splits: Splits, images: int = 500) -> None:
         """See `Anytime`."""
-        self._curve = Anytime(hypernetwork, splits, images)
+        self.curve = Anytime(hypernetwork, splits, images)
         assert isinstance(hypernetwork.space, CellSpace)
         self._budgets = budgets_of(hypernetwork.space)
-        known = fingerprint(hypernetwork)
+        known = fingerprint(hypernetwork)  # of its space too, and so of where the exits come from
         self.id = scorer_id("anytime", hypernetwork=known, images=images, data=dict(splits.provenance))
 
     def __call__(self, architectures: Sequence[Any], fidelity: int) -> Sequence[float]:
         """See `SearchScorer`."""
         refuse(fidelity, "anytime")
-        return [self._budgets.value(self.exits(architecture)) for architecture in architectures]
-
-    def exits(self, architecture: Any) -> list[Exit]:
-        """What the score is made of."""
-        return self._curve(architecture)
+        return [self._budgets.value(self.curve(architecture)) for architecture in architectures]

@@ -55,7 +55,7 @@ def run_search(config: SearchConfig, out: Path, budget: Budget, console: Console
     except KeyboardInterrupt:
         store.release()
         interrupted, stopped, controls = True, STOPPED, []
-    exits = parts.scorer.exits if isinstance(parts.scorer, AnytimeScorer) else None
+    exits = parts.scorer.curve if isinstance(parts.scorer, AnytimeScorer) else None
     unit, history = parts.scorer.unit, store.evaluations()
     result = Result(config, parts.problem, unit, history, controls, stopped, parts.truth, exits)
     _report(result, out, console)

@@ -12,7 +12,8 @@ from flax import nnx
 from jax import Array
 
 from architectures.layers import Layers
-from architectures.spaces import MLP, Cell, MLPSpace, NASBench201
+from architectures.ops import CONV_1X1, SKIP
+from architectures.spaces import MLP, Cell, CellSpace, MLPSpace, NASBench201
 from ghn.api import Hypernetwork
 from ghn.config import GHNConfig
 from ghn.features import stack_inputs
@@ -147,3 +148,27 @@ def test_jitted_equals_unjitted() -> None:
     ]
     np.testing.assert_allclose(smooth["loss"], 0.9 * loss + 0.1 * np.mean(everywhere), rtol=1e-5)
     assert smooth["accuracy"] == metrics["accuracy"]
+
+
+def test_the_loss_is_the_mean_over_exits_and_reaches_their_leaves() -> None:
+    space = CellSpace(2, 1, (6, 6, 1), 3, stages=2, nodes=2, ops=(SKIP, CONV_1X1), exits=True)
+    hypernetwork = Hypernetwork.create(space, GHNConfig(width=8, message_width=4, hidden=8, tile=8), seed=0)
+    cells = list(space.all())
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(8, *space.input_shape)).astype(np.float32)
+    labels = rng.integers(0, 3, 8).astype(np.int32)
+    graphs = stack_inputs([hypernetwork.inputs(space.graph(cell)) for cell in cells])
+    batch = Batch(images, labels, graphs, stack_inputs([space.encode(cell) for cell in cells]))
+    backward = jax.jit(jax.grad(functools.partial(loss_fn, hypernetwork.definition), has_aux=True))
+    grads, metrics = backward(hypernetwork.parameters, batch)
+    losses, accuracies = [], []
+    for cell in cells:
+        answers = space.apply_exits(hypernetwork(space.graph(cell)), cell, jnp.asarray(images))
+        assert len(answers) == 2
+        losses += [optax.softmax_cross_entropy_with_integer_labels(own, labels).mean() for own in answers]
+        accuracies.append((answers[-1].argmax(-1) == labels).mean())
+    np.testing.assert_allclose(metrics["loss"], np.mean(losses), rtol=1e-5)
+    np.testing.assert_allclose(metrics["accuracy"], np.mean(accuracies), rtol=1e-6)
+    named_grads = named(grads)
+    for leaf in ("norm.scale", "norm.bias", "classifier.kernel", "classifier.bias"):
+        assert np.abs(named_grads[f"base/exit0.{leaf}"]).max() > 1e-4, leaf

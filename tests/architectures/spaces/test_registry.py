@@ -14,19 +14,22 @@ from architectures.spaces import DARTS, SMASH, CellSpace, DeepNets, Grammar, NAS
     [
         NASBench201(),
         NASBench201(channels=4, cells=3, input_shape=(6, 6, 2), classes=7, stages=2),
+        NASBench201(channels=4, exits=True),
         SMASH(channels=(4, 8), layers=(2,)),
         DeepNets(widths=(8, 16), channels=(8, 24), units=(10, 10)),
         DARTS(channels=4, cells=2, nodes=3),
         Grammar(widths=(8,), sequence=0.4, kernels=(3,)),
     ],
-    ids=["default", "other", "smash", "deepnets", "darts", "grammar"],
+    ids=["default", "other", "exits", "smash", "deepnets", "darts", "grammar"],
 )
 def test_settings_survive_json(space: NASBench201 | SMASH | DeepNets | DARTS | Grammar) -> None:
     assert from_settings(json.loads(json.dumps(settings(space)))) == space
 
 
 def test_settings_name_every_field() -> None:
-    assert set(settings(NASBench201())) == {"name", *(field.name for field in dataclasses.fields(NASBench201))}
+    fields = {field.name for field in dataclasses.fields(NASBench201)}
+    assert set(settings(NASBench201(exits=True))) == {"name", *fields}
+    assert set(settings(NASBench201())) == {"name", *fields} - {"exits"}  # which came later: descriptions stay
 
 
 def test_spaces_of_the_user_and_unknown_settings_are_refused() -> None:

@@ -1,4 +1,6 @@
-"""Early exits: what they cost, what they see, how a curve becomes a score."""
+"""Early exits: what they cost, what they see, where they come from, how a curve becomes a score."""
+
+import dataclasses
 
 import numpy as np
 import pytest
@@ -63,3 +65,34 @@ def test_a_curve_is_read_at_every_budget() -> None:
     budgets = Budgets((1.0, 10.0, 100.0, 1000.0), 0.1)
     assert budgets.value([Exit(10, 0.6), Exit(500, 0.8)]) == pytest.approx((0.1 + 0.6 + 0.6 + 0.8) / 4)
     assert budgets.value([Exit(10, 0.6), Exit(500, 0.5)]) == pytest.approx((0.1 + 3 * 0.6) / 4)
+
+
+@pytest.fixture(scope="module")
+def generating() -> Hypernetwork:
+    return Hypernetwork.create(dataclasses.replace(SPACE, exits=True), CONFIG)
+
+
+def test_generated_exits_answer_where_there_are_any(generating: Hypernetwork, splits: Splits) -> None:
+    space = generating.space
+    answers = space.apply_exits(generating(space.graph(CELL)), CELL, splits.score.images)
+    expected = [float((np.asarray(own).argmax(-1) == splits.score.labels).mean()) for own in answers]
+    curve = Anytime(generating, splits, 24)
+    assert curve.source == "generated"
+    assert curve(CELL) == [Exit(*pair) for pair in zip(exit_flops(SPACE, CELL), expected, strict=True)]
+    scorer = AnytimeScorer(generating, splits, 24)
+    assert scorer([CELL], 0) == [budgets_of(SPACE).value(curve(CELL))]
+    assert Anytime(generating, splits, 24, "fitted").source == "fitted"
+
+
+def test_exits_are_fitted_where_none_are_generated(generating: Hypernetwork, splits: Splits) -> None:
+    plain = Hypernetwork.create(SPACE, CONFIG)
+    assert Anytime(plain, splits).source == "fitted"
+    assert AnytimeScorer(plain, splits).id != AnytimeScorer(generating, splits).id
+    with pytest.raises(ValueError, match=r"generates no early exits; .* ghn-train ghn --space.exits"):
+        Anytime(plain, splits, source="generated")
+
+
+def test_what_an_exit_costs_is_what_the_shallower_network_costs() -> None:
+    shallow = dataclasses.replace(SPACE, stages=1)
+    assert exit_flops(SPACE, CELL)[0] == 2 * shallow.cost(CELL).macs
+    assert exit_flops(dataclasses.replace(SPACE, exits=True), CELL) == exit_flops(SPACE, CELL)
