@@ -20,6 +20,7 @@ from eval.search.algorithms import (
     GuidedSearch,
     Hyperband,
     LocalSearch,
+    OptunaSearch,
     RandomSearch,
     RegularisedEvolution,
     SMASHSearch,
@@ -146,6 +147,8 @@ def build_algorithm(config: SearchConfig, parts: Parts, out: Path) -> Algorithm:
             return Hyperband(problem, seed, config.halving)
         case "nsga":
             return NSGA(problem, seed, config.nsga, config.objective)
+        case "optuna":
+            return OptunaSearch(problem, seed, config.optuna)
         case "guided":
             return GuidedSearch(problem, seed, build_guide(config, parts, out), config.guided)
 

@@ -13,6 +13,7 @@ from eval.search.algorithms import (
     HalvingConfig,
     LocalConfig,
     NSGAConfig,
+    OptunaConfig,
     SMASHConfig,
 )
 from eval.search.history import OBJECTIVES
@@ -24,7 +25,7 @@ from train.data import DataConfig
 from train.finetune import FinetuneConfig
 
 ScorerName = Literal["hypernetwork", "combined", "calibrated", "anytime", "proxy", "training", "tabular"]
-AlgorithmName = Literal["random", "smash", "evolution", "local", "halving", "hyperband", "nsga", "guided"]
+AlgorithmName = Literal["random", "smash", "evolution", "local", "halving", "hyperband", "nsga", "guided", "optuna"]
 FIDELITIES = ("halving", "hyperband")  # algorithms that ask for steps of training
 
 
@@ -58,6 +59,7 @@ class SearchConfig:
     halving: HalvingConfig = HalvingConfig()  # of halving and hyperband
     nsga: NSGAConfig = NSGAConfig()
     guided: GuidedConfig = GuidedConfig()
+    optuna: OptunaConfig = OptunaConfig()
 
     def __post_init__(self) -> None:
         if self.space not in (None, *SPACES):

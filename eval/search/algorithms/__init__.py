@@ -6,6 +6,7 @@ from eval.search.algorithms.guided import Guide, GuidedConfig, GuidedSearch
 from eval.search.algorithms.halving import HalvingConfig, Hyperband, SuccessiveHalving
 from eval.search.algorithms.local import LocalConfig, LocalSearch
 from eval.search.algorithms.nsga import NSGA, NSGAConfig
+from eval.search.algorithms.optuna import OptunaConfig, OptunaSearch
 from eval.search.algorithms.random import RandomSearch
 from eval.search.algorithms.smash import SMASHConfig, SMASHSearch
 
@@ -21,6 +22,8 @@ __all__ = [
     "LocalConfig",
     "LocalSearch",
     "NSGAConfig",
+    "OptunaConfig",
+    "OptunaSearch",
     "RandomSearch",
     "RegularisedEvolution",
     "SMASHConfig",

@@ -1,13 +1,17 @@
 """Search algorithms on a toy: what they propose, that their history is all their state, that they beat random."""
 
+import dataclasses
 import itertools
 import math
+import sys
 from collections.abc import Callable
 
 import numpy as np
+import optuna
 import pytest
 from toy_search import OPTIMUM, SPACE, ToyScorer, evaluate
 
+from architectures.spaces import MLPSpace
 from eval.search.algorithms import (
     NSGA,
     Algorithm,
@@ -20,6 +24,8 @@ from eval.search.algorithms import (
     LocalConfig,
     LocalSearch,
     NSGAConfig,
+    OptunaConfig,
+    OptunaSearch,
     RandomSearch,
     RegularisedEvolution,
     SMASHConfig,
@@ -44,8 +50,9 @@ MAKERS: dict[str, Callable[[Problem, int], Algorithm]] = {
     "hyperband": lambda problem, seed: Hyperband(problem, seed, HalvingConfig((0, 10, 40), 3)),
     "nsga": lambda problem, seed: NSGA(problem, seed, NSGAConfig(15)),
     "guided": lambda problem, seed: GuidedSearch(problem, seed, GUIDE, GuidedConfig(4, 30)),
+    "optuna": lambda problem, seed: OptunaSearch(problem, seed, OptunaConfig(15)),
 }
-COUNT = {"guided": 20}
+COUNT = {"guided": 20, "optuna": 45}
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -161,6 +168,29 @@ def test_guided_search_needs_few_labels() -> None:
     assert [fitting_point(n) for n in (3, 4, 7, 8, 30)] == [3, 4, 6, 8, 27]
 
 
+def test_a_sampler_of_optuna_learns_and_any_other_takes_its_place() -> None:
+    problem = Problem(SPACE)
+    history = evaluate(MAKERS["optuna"](problem, 0), problem, 60)
+    assert np.mean([e.score for e in history[40:]]) > np.mean([e.score for e in history[:15]]) + 10
+    seeds: list[int] = []
+
+    def uniform(seed: int) -> optuna.samplers.BaseSampler:
+        seeds.append(seed)
+        return optuna.samplers.RandomSampler(seed)
+
+    other = OptunaSearch(problem, 0, sampler=uniform)
+    assert len(evaluate(other, problem, 5)) == 5 and len(set(seeds)) == 5
+    worst = history[0]
+    other.tell(dataclasses.replace(worst, score=math.nan))  # a failed trial: it counts for nothing
+    assert other.ask(5, 1)[0] == other.ask(5, 1)[0]
+
+
+def test_optuna_is_asked_for_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(ValueError, match=r"pip install .*\[optuna\]"):
+        OptunaSearch(Problem(SPACE))
+
+
 def test_failed_scores_are_the_worst() -> None:
     problem = Problem(SPACE)
     history = evaluate(RandomSearch(problem, 0), problem, 3)
@@ -180,6 +210,8 @@ def test_failed_scores_are_the_worst() -> None:
         (lambda: HalvingConfig(eta=1), "eta=1"),
         (lambda: NSGAConfig(1), "population=1"),
         (lambda: GuidedConfig(2), "initial=2"),
+        (lambda: OptunaConfig(startup=0), "startup=0"),
+        (lambda: OptunaSearch(Problem(MLPSpace())), "mlp has none"),
     ],
 )
 def test_bad_settings_are_named(make: Callable[[], object], words: str) -> None:
