@@ -2,11 +2,12 @@
 
     python benchmarks/anytime.py
 
-Two hypernetworks are trained alike on the data in the package, one on networks with early exits (its loss is averaged
-over exits) and one on networks with a single end. Every held-out class of the ground truth in the package then gets its
-curve of accuracy against FLOPs, on score images: by generated exits, by exits fitted to the same network, and by exits
-fitted to the network of the hypernetwork that knows a single end. The area under a curve is what `ghn-eval search
---scorer anytime` searches by. Hypernetworks are trained into --runs; a killed benchmark goes on.
+A hypernetwork is trained on networks with early exits, on the data in the package; its loss is averaged over exits.
+Held-out classes of the ground truth in the package then get their curves of accuracy against FLOPs, on score images: by
+generated exits, and by exits that are fitted to the same generated network. The area under a curve is what `ghn-eval
+search --scorer anytime` searches by. With --single, a second hypernetwork is trained alike on networks with one end:
+what exits cost the final answer, and what exits fitted to its networks tell. Hypernetworks are trained into --runs; a
+killed benchmark goes on with them.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 
 from architectures.spaces import CellSpace
 from eval.ground_truth import GroundTruth, read_ground_truth
-from eval.metrics import Interval, bootstrap, spearman
+from eval.metrics import Interval, bootstrap, partial_spearman, spearman
 from eval.search.anytime import Anytime, Exit, ExitSource, budgets_of
 from ghn import Hypernetwork
 from train.config import SpaceConfig, TrainConfig
@@ -33,15 +34,16 @@ from train.data import Splits, load
 from train.loop import train
 
 Floats = NDArray[np.float64]
-GENERATED, FITTED, ONE_END = "generated", "fitted to the same network", "fitted, trained with one end"
+GENERATED, FITTED, SINGLE = "generated", "fitted to the same network", "fitted, trained with one end"
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     """What to run."""
 
-    steps: int = 1500  # of training each hypernetwork
-    seed: int = 0  # of both
+    steps: int = 1500  # of training
+    seed: int = 0  # of training
+    single: bool = False  # also train a hypernetwork without early exits
     cells: int = 208  # held-out classes of the table, the first so many
     images: int = 500  # of each split
     resamples: int = 2000  # of the bootstrap
@@ -98,80 +100,83 @@ def mean_difference(one: Floats, other: Floats) -> float:
 
 
 def main(options: Options) -> None:
-    """Trains both, makes the curves, writes the table."""
+    """Trains, makes the curves, writes the table."""
     if options.quick:
-        options = dataclasses.replace(
-            options, steps=60, cells=12, resamples=200, runs=options.runs / "quick", images=200
-        )
+        quick = {"steps": 60, "cells": 12, "resamples": 200, "images": 200, "runs": options.runs / "quick"}
+        options = dataclasses.replace(options, **quick)
     config = TrainConfig(steps=options.steps, seed=options.seed)
-    with_exits = dataclasses.replace(config, space=SpaceConfig(exits=True))
     name = f"{options.steps}-{options.seed}"
-    early, single = train(with_exits, options.runs / f"exits-{name}"), train(config, options.runs / f"single-{name}")
+    early = train(dataclasses.replace(config, space=SpaceConfig(exits=True)), options.runs / f"exits-{name}")
     splits = load(config.data)
     truth = read_ground_truth("embedded", early.space).select(early.unseen)
     kept = set(truth.classes[: options.cells].tolist())
     truth = truth.select(lambda architecture: early.space.canonical(architecture) in kept)
-    cells = truth.architectures
     found = {
-        GENERATED: curves(early, splits, cells, "generated", options.images),
-        FITTED: curves(early, splits, cells, "fitted", options.images),
-        ONE_END: curves(single, splits, cells, "fitted", options.images),
+        GENERATED: curves(early, splits, truth.architectures, "generated", options.images),
+        FITTED: curves(early, splits, truth.architectures, "fitted", options.images),
     }
-    _finish(options, truth, found, final_accuracies(single, splits, cells, options.images))
+    single_A = None
+    if options.single:
+        single = train(config, options.runs / f"single-{name}")
+        found[SINGLE] = curves(single, splits, truth.architectures, "fitted", options.images)
+        single_A = final_accuracies(single, splits, truth.architectures, options.images)
+    flops_A = np.array([float(early.space.cost(cell).macs) for cell in truth.architectures])
+    _finish(options, truth, found, flops_A, single_A)
 
 
-def _finish(options: Options, truth: GroundTruth, found: dict[str, Curves], single_A: Floats) -> None:
-    def between(one: Floats, other: Floats, statistic: Any = spearman) -> Interval:
-        return bootstrap(statistic, one, other, truth.classes, options.resamples)
+def _finish(
+    options: Options, truth: GroundTruth, found: dict[str, Curves], flops_A: Floats, single_A: Floats | None
+) -> None:
+    generated, fitted = found[GENERATED], found[FITTED]
 
-    generated = found[GENERATED]
-    results: dict[str, Any] = {
-        "n": len(truth.architectures),
-        "exits": {
-            key: {
-                "accuracy": own.accuracy_AX.mean(0).tolist(),
-                "area": float(own.area_A.mean()),
-                "area_spearman_generated": between(own.area_A, generated.area_A).as_list(),
-                "area_spearman_own_final": between(own.area_A, own.final_A).as_list(),
-                "area_spearman_trained": between(own.area_A, truth.accuracy).as_list(),
-                "final_spearman_generated": between(own.final_A, generated.final_A).as_list(),
-                "final_spearman_trained": between(own.final_A, truth.accuracy).as_list(),
-                "seconds": own.seconds,
-            }
-            for key, own in found.items()
-        },
-        "final_with_exits": float(generated.final_A.mean()),
-        "final_with_one_end": float(single_A.mean()),
-        "final_difference": between(generated.final_A, single_A, mean_difference).as_list(),
-        "final_with_one_end_spearman_trained": between(single_A, truth.accuracy).as_list(),
-    }
+    def between(one: Floats, other: Floats, statistic: Any = spearman, **arguments: Any) -> Interval:
+        return bootstrap(statistic, one, other, truth.classes, options.resamples, **arguments)
+
+    results: dict[str, Any] = {"n": len(truth.architectures), "exits": {}}
     header = ["exits", *(f"exit {number}, %" for number in range(1, generated.accuracy_AX.shape[1] + 1)), "area"]
-    header += ["Spearman of the area: to generated", "to its own final accuracy", "to trained accuracy", "ms a curve"]
+    header += ["Spearman of the area: to generated exits'", "to FLOPs", "to their own final accuracy"]
+    header += ["to trained accuracy", "ms a curve"]
     rows = []
-    for key, own in results["exits"].items():
-        columns = ("area_spearman_generated", "area_spearman_own_final", "area_spearman_trained")
-        rows.append(
-            [
-                key,
-                *(f"{100 * value:.1f}" for value in own["accuracy"]),
-                f"{own['area']:.3f}",
-                *(str(Interval(*own[column])) for column in columns),
-                f"{1000 * own['seconds']:.0f}",
-            ]
-        )
-    difference = Interval(*(100 * value for value in results["final_difference"]))
+    for key, own in found.items():
+        correlations = {
+            "generated": between(own.area_A, generated.area_A),
+            "flops": between(own.area_A, flops_A),
+            "own_final": between(own.area_A, own.final_A),
+            "trained": between(own.area_A, truth.accuracy),
+        }
+        results["exits"][key] = {
+            "accuracy": own.accuracy_AX.mean(0).tolist(),
+            "area": float(own.area_A.mean()),
+            "area_spearman": {other: interval.as_list() for other, interval in correlations.items()},
+            "final_spearman_trained": between(own.final_A, truth.accuracy).as_list(),
+            "seconds": own.seconds,
+        }
+        accuracies = [f"{100 * value:.1f}" for value in own.accuracy_AX.mean(0)]
+        cells = [f"{own.area_A.mean():.3f}", *map(str, correlations.values()), f"{1000 * own.seconds:.0f}"]
+        rows.append([key, *accuracies, *cells])
+    exits = [between(*columns) for columns in zip(generated.accuracy_AX.T, fitted.accuracy_AX.T, strict=True)]
+    given = between(generated.area_A, fitted.area_A, partial_spearman, controls=flops_A[:, None])
+    results["exit_spearman"] = [interval.as_list() for interval in exits]
+    results["area_spearman_given_flops"] = given.as_list()
+    trained = (f"{key} {Interval(*own['final_spearman_trained'])}" for key, own in results["exits"].items())
     notes = [
         f"{results['n']} held-out classes, {options.images} images of each split; {options.steps} training steps, seed "
         f"{options.seed}.",
-        f"Final accuracy with generated weights: {100 * results['final_with_exits']:.1f}% by the hypernetwork with "
-        f"early exits, {100 * results['final_with_one_end']:.1f}% by the one without; difference in points "
-        f"{difference}.",
-        "Spearman of final accuracy to trained accuracy: "
-        + ", ".join(f"{key} {Interval(*own['final_spearman_trained'])}" for key, own in results["exits"].items())
-        + f"; generated, trained with one end {Interval(*results['final_with_one_end_spearman_trained'])}.",
-        f"Spearman of final accuracy, fitted to the same network, to generated: "
-        f"{Interval(*results['exits'][FITTED]['final_spearman_generated'])}.",
+        f"Spearman of generated to fitted, accuracy exit by exit: {', '.join(map(str, exits))}; the area given FLOPs "
+        f"(partial): {given}.",
+        f"Spearman of the final exit's accuracy to trained accuracy: {', '.join(trained)}.",
     ]
+    if single_A is not None:
+        difference = between(generated.final_A, single_A, mean_difference)
+        results["final_accuracy"] = {"exits": float(generated.final_A.mean()), "single": float(single_A.mean())}
+        results["final_difference"] = difference.as_list()
+        results["single_spearman_trained"] = between(single_A, truth.accuracy).as_list()
+        points = Interval(*(100 * value for value in difference.as_list()))
+        notes.append(
+            f"Final accuracy with generated weights: {100 * generated.final_A.mean():.1f}% trained with early exits, "
+            f"{100 * single_A.mean():.1f}% with one end; difference in points {points}. Spearman of the latter to "
+            f"trained accuracy: {Interval(*results['single_spearman_trained'])}."
+        )
     finish("anytime", results, header, rows, notes, options.seed, options.out)
 
 
