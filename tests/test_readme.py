@@ -10,7 +10,7 @@ README = (Path(__file__).parent.parent / "README.md").read_text()
 EXAMPLES = dict(re.findall(r"<!-- test: ([\w ]+) -->\n```python\n(.*?)```", README, re.DOTALL))
 
 
-@pytest.mark.parametrize("name", ["api", "own space"])
+@pytest.mark.parametrize("name", ["api", "own space", "exits"])
 def test_example_runs(name: str) -> None:
     namespace = {"images": np.zeros((2, 14, 14, 1), np.float32), "__name__": "readme"}
     exec(compile(EXAMPLES[name], f"README.md: {name}", "exec", dont_inherit=True), namespace)
