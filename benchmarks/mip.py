@@ -8,7 +8,7 @@ gradient norm after the warm-up. Every arm has its own learning rate from one gr
 lies at the grid's edge for any arm, the grid grows for all of them. All arms of a seed see the same images and the same
 architectures.
 Expected on two CPU cores: about 15 minutes. Hoped for: MIP in at most 1 / 1.5 of the steps of "neither" under SGD; not
-found (README, "What the magnitude-invariant parametrisation does here").
+found (docs/training.md, "What the magnitude-invariant parametrisation does here").
 
 Finished runs are kept in OUT/.mip_runs, so that an interrupted benchmark goes on where it stopped as long as the
 packages' code is the same; `--fresh` ignores them.

@@ -42,7 +42,7 @@ from eval.scoring import Scorer, Scores
 
 Vector = NDArray[np.float64]
 
-# What the evaluator ranks by: see the README, "Which score".
+# What the evaluator ranks by: see docs/ranking.md, "How good is the ranking".
 PRIMARY = "generated weights, training loss"
 SECONDARY = "generated weights, score-split loss"
 COMBINED = "generated weights + parameters"

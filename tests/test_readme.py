@@ -1,4 +1,4 @@
-"""The README's examples run as they stand."""
+"""The examples of the README and of the pages in docs run as they stand."""
 
 import re
 from pathlib import Path
@@ -6,8 +6,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
-EXAMPLES = dict(re.findall(r"<!-- test: ([\w ]+) -->\n```python\n(.*?)```", README, re.DOTALL))
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXAMPLES = {
+    name: code
+    for page in PAGES
+    for name, code in re.findall(r"<!-- test: ([\w ]+) -->\n```python\n(.*?)```", page.read_text(), re.DOTALL)
+}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?://)([^)]*)\)", page.read_text()):
+        file, _, anchor = target.partition("#")
+        there = page.parent / file if file else page
+        assert there.exists(), target
+        if anchor:
+            headings = re.findall(r"(?m)^#+ (.*)$", there.read_text())
+            assert anchor in {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}, target
 
 
 @pytest.mark.parametrize("name", ["api", "own space", "exits"])
