@@ -9,7 +9,7 @@ CHOICES = {
     "network": ("graph", "smash", "open"),
     "propagation": ("gatedgnn", "transformer", "rnn", "none"),
     "encoding": ("mip", "raw", "ghn2"),
-    "decoder": ("tile", "chunks", "ghn2", "ghn3"),
+    "decoder": ("tile", "chunks", "lowrank", "coordinate", "ghn2", "ghn3"),
     "scaling": ("initialiser", "ghn2"),
 }
 
@@ -36,8 +36,10 @@ class GHNConfig:
     heads: int = 8  # of the transformer's attention; a divisor of width
     layer_norm: bool = False  # after propagation, with gain and bias
     encoding: Literal["mip", "raw", "ghn2"] = "mip"  # constant-norm encoding and states, raw values, or binned shapes
-    # How a state becomes a tensor: a tile that is repeated, many tiles that differ by their place, or reference forms.
-    decoder: Literal["tile", "chunks", "ghn2", "ghn3"] = "tile"
+    # How a state becomes a tensor: a tile that is repeated, many tiles that differ by their place, two factors of low
+    # rank (from tiles, or from the coordinates of their rows), or reference forms.
+    decoder: Literal["tile", "chunks", "lowrank", "coordinate", "ghn2", "ghn3"] = "tile"
+    rank: int = 8  # of the factors
     scaling: Literal["initialiser", "ghn2"] = "initialiser"  # an ordinary initialiser's, or squashed as GHN-2's
     centre: bool = False  # what is decoded is how a node differs from its graph's mean (without messages: its state)
     residual: bool = True  # weights = base + delta, or delta alone
@@ -53,7 +55,17 @@ class GHNConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "conditions", tuple(tuple(condition) for condition in self.conditions))
         object.__setattr__(self, "growth", tuple(self.growth))  # checkpoints hold lists
-        for name in ("width", "message_width", "hidden", "tile", "kernel_tile", "layers", "heads", "task_width"):
+        for name in (
+            "width",
+            "message_width",
+            "hidden",
+            "tile",
+            "kernel_tile",
+            "layers",
+            "heads",
+            "task_width",
+            "rank",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"GHNConfig.{name}={getattr(self, name)}: must be at least 1")
         for name, choices in CHOICES.items():

@@ -9,6 +9,7 @@ from ghn.chunks import chunk_decoders
 from ghn.conditioning import condition_width
 from ghn.config import GHNConfig
 from ghn.decoder import Decoder, HeadDecoder, KernelDecoder, VectorDecoder
+from ghn.factors import factor_decoders
 from ghn.features import NodeEncoder
 from ghn.propagation import GatedGNN, LayerRNN, NoPropagation, Propagation
 from ghn.reference import reference_decoders
@@ -43,6 +44,8 @@ def make_decoders(config: GHNConfig, classes: int, *, rngs: nnx.Rngs) -> dict[Ro
     vectors = config.delta_scale  # beside the initialiser's constant, with or without a learned base
     if config.decoder == "chunks":
         return chunk_decoders(*sizes, matrices, vectors, config.growth, rngs=rngs)
+    if config.decoder in ("lowrank", "coordinate"):
+        return factor_decoders(config.decoder, sizes, config.kernel_tile, config.rank, matrices, vectors, rngs=rngs)
     return {
         "kernel": KernelDecoder(*sizes, config.kernel_tile, matrices, rngs=rngs),
         "head_kernel": HeadDecoder(*sizes, matrices, rngs=rngs),
