@@ -18,13 +18,16 @@ from ghn.anymodel.initialiser import Moments
 
 Floats = NDArray[np.float32]
 
+MILD = 1.0  # most that a vector may differ from its initial value where no batch's statistics follow it
 LOUD = 16.0  # a kernel whose initial values answer more strongly (mean square) is scaled by the model, to 1 or so
 
 
 class Emitter:
     """Decodes node states to tiles and vectors, each once, and writes leaves."""
 
-    def __init__(self, hypernetwork: OpenHypernetwork, graph: ArchGraph, states_ND: Floats) -> None:
+    def __init__(self, hypernetwork: OpenHypernetwork, graph: ArchGraph, states_ND: Floats, alive: bool = True) -> None:
+        """Decodes nothing yet; `alive` holds vectors outside of batch normalisations near their initial values."""
+        self._alive = alive
         self._host, self._normalise = hypernetwork.host, hypernetwork.config.normalise
         self._graph, self._states = graph, states_ND
         self._matrices: dict[tuple[Any, ...], tuple[Floats, float]] = {}
@@ -50,7 +53,10 @@ class Emitter:
         """[T] of a scale or a bias: deviations from 1 or 0."""
         key = (row.leaf.role, row.node)
         if key not in self._vectors:
-            self._vectors[key] = self._host.vector(row.leaf.role, self._states[row.node])
+            vector_T = self._host.vector(row.leaf.role, self._states[row.node])
+            # Scales are learned together with the kernels that read them: their answer grows by more than is estimated.
+            mild = self._alive and self._graph.ops[row.node] != "batch_norm"
+            self._vectors[key] = np.clip(vector_T, -MILD, MILD) if mild else vector_T
         return self._vectors[key]
 
     def write(self, row: Parameter, decision: Decision, gain: Gain, offset: int, out: NDArray[Any]) -> None:

@@ -50,7 +50,7 @@ def predict_leaves(
         initialiser: of the model.
         strict: raise where a leaf is not predicted.
         read_from: take node states from this graph instead; its nodes stand in for `graph`'s, one for one.
-        alive: keep signals about as strong as they are initially; False writes kernels in the sizes that were learned.
+        alive: keep signals about as strong as they are initially; False writes sizes and vectors as they were learned.
 
     Raises:
         ValueError: `strict`, and a leaf is not predicted; or a `read_from` of another size.
@@ -74,7 +74,7 @@ def predict_leaves(
         for i, own in enumerate(rows)
         for row, decision in zip(own, decisions[i], strict=True)
     ]
-    emitter = Emitter(hypernetwork, graph, states)
+    emitter = Emitter(hypernetwork, graph, states, alive)
     weights = emitter.node_weights(table)
     gain = gains(graph, weights) if alive else [Gain(own.size) for own in weights]
     arrays = empty_arrays(leaves)

@@ -247,7 +247,7 @@ def test_seeds_and_parameter_count(fresh: Hypernetwork, space: NASBench201, conf
         ("heads", 0, "at least 1"),
         ("propagation", "attention", "gatedgnn, transformer, rnn, none"),
         ("encoding", "fourier", "mip, raw, ghn2"),
-        ("decoder", "conv", "tile, chunks, ghn2, ghn3"),
+        ("decoder", "conv", "tile, chunks, lowrank, coordinate, ghn2, ghn3"),
         ("scaling", "ghn3", "initialiser, ghn2"),
         ("delta_scale", 0.0, "positive"),
         ("delta_scale", float("nan"), "positive"),

@@ -187,7 +187,7 @@ def test_bad_input_ends_with_one_line_and_exit_code_2(
     ("change", "words"),
     [
         ({"objective": ("score", "parameters")}, "several objectives are what nsga takes"),
-        ({"space": "darts"}, "'darts': unknown; there are nasbench201"),
+        ({"space": "hiaml"}, "'hiaml': unknown; there are nasbench201"),
         ({"objective": ("beauty",)}, "'beauty': unknown"),
         ({"algorithm": "hyperband"}, "the scorer tabular has none"),
         ({"algorithm": "guided", "scorer": "hypernetwork"}, "spends labels"),
