@@ -33,7 +33,7 @@ from train.target_table import sample_classes
 
 @dataclasses.dataclass(frozen=True)
 class DemoConfig:
-    """The demonstration; with the defaults about 8 minutes on two CPU cores."""
+    """The demonstration; with the defaults about 9 minutes on two CPU cores."""
 
     train: TrainConfig = TrainConfig()
     protocol: Protocol = Protocol()  # of the networks trained from scratch at the end
