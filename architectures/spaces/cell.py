@@ -67,7 +67,7 @@ class CellSpace(SearchSpace[Cell]):
         nodes: nodes of a cell, its input and output included.
         ops: the candidates of an edge.
         exits: whether every stage but the last, too, ends in normalisation, ReLU, pooling and a classifier of its own
-            (anytime prediction: Zhang et al. 2019, section 5.3). `apply` returns the final logits in either case,
+            (anytime prediction: Zhang et al. 2019). `apply` returns the final logits in either case,
             `apply_exits` those of all exits.
 
     Raises:

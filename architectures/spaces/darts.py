@@ -34,7 +34,7 @@ class DARTS(TapeSpace[Genotype]):
     are halved first, by averages of 2x2 pixels, and its ops all have stride 1. There are no auxiliary heads and no
     drop-path.
 
-    Zhang et al. ("Stacked GHN for architectural motifs" in section 4.2) run one graph network for each cell of such a
+    Zhang et al. (stacked GHN for architectural motifs) run one graph network for each cell of such a
     network, which passes its node embeddings to that of the next, and share their parameters. Here the whole
     network is one graph: the states of nodes go from cell to cell along its edges in one sweep, all cells of a kind
     have one genotype, and all nodes share the hypernetwork's parameters.
