@@ -13,16 +13,19 @@ Shape letters: B batch, H height, W width, C channels, E steps (edges) of a cell
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
+from architectures import switch
 from architectures.layers import Layers
 from architectures.ops import Op
-from architectures.switch import run_op, switch_op
+from architectures.switch import run_op
 
 Observe = Callable[[Array], Array]  # [B, H, W, C] input of a ReLU -> an array that is summed over ReLUs
 # (number of the block, the block, its input) -> its output and an array that is summed over blocks
@@ -89,36 +92,87 @@ def run_stage(
     Returns:
         The output [B, H, W, C] and the sum of observations (0.0 without any).
     """
-    rectifies = jnp.array([op.rectifies for op in plan.ops])
-    nothing = nothing_observed(x, observe, around)
 
-    def run(x: Array, slot_E: dict[str, Array], total: Array | float) -> tuple[Array, Array | float]:
-        bank = plan.bank(x)
-        for step, (read, write) in enumerate(plan.wiring):
-            source = _entry(bank, read)
-            slot = {name: array[step] for name, array in slot_E.items()}
-            if observe is not None:
-                total = total + lax.cond(rectifies[op_E[step]], observe, lambda _: nothing, source)
-            _add(bank, write, switch_op(plan.ops, plan.layers, op_E[step], slot, source))
-        return _entry(bank, -1), total
-
-    def cell(carry: tuple[Array, Array | float], slot_E: dict[str, Array]) -> tuple[tuple[Array, Array | float], None]:
-        return run(carry[0], slot_E, carry[1]), None
-
-    def watched_cell(
-        carry: tuple[Array, Array | float], row: tuple[Array, dict[str, Array]]
+    def cell(
+        carry: tuple[Array, Array | float], row: tuple[Array, Array, dict[str, Array]]
     ) -> tuple[tuple[Array, Array | float], None]:
-        assert around is not None
-        number, slot_E = row
-        x, seen = around(number, lambda x: run(x, slot_E, 0.0)[0], carry[0])
-        return (x, carry[1] + seen), None
+        (x, total), (number, op_E, slot_E) = carry, row
+        if observe is not None:
+            return watch_cell(plan, op_E, slot_E, x, observe, total), None
+        if around is None:
+            return (run_cell(plan, op_E, slot_E, x), total), None
+        x, seen = around(number, lambda x: run_cell(plan, op_E, slot_E, x), x)
+        return (x, total + seen), None
 
-    if around is None:
-        (x, total), _ = lax.scan(cell, (x, nothing), plan.stack(slots), length=plan.cells)
-    else:
-        numbers = first + jnp.arange(plan.cells)
-        (x, total), _ = lax.scan(watched_cell, (x, nothing), (numbers, plan.stack(slots)))
-    return x, total
+    # Ops are a row of every cell: were they the same to the loop, JAX's gradient would take what depends on them alone
+    # out of it, above all the zeros that are saved for ops without a linear part, and copy them in again.
+    ops_LE = jnp.broadcast_to(op_E, (plan.cells, len(plan.wiring)))
+    rows = first + jnp.arange(plan.cells), ops_LE, plan.stack(slots)
+    return lax.scan(cell, (x, nothing_observed(x, observe, around)), rows)[0]
+
+
+# ------------------------------------------------------------------------------------------------------------ one cell
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def run_cell(plan: Plan, op_E: Array, slot_E: dict[str, Array], x: Array) -> Array:
+    """The output of a cell with input x [B, H, W, C] and leaves [E, ...].
+
+    It has a gradient of its own, in which gradients by an entry of the bank are summed inside the switches.
+    """
+    return _run_cell(plan, op_E, slot_E, x, save=False)[0]
+
+
+def _run_cell(
+    plan: Plan, op_E: Array, slot_E: dict[str, Array], x: Array, save: bool
+) -> tuple[Array, tuple[list[Array | None], list[Array]]]:
+    """The output; the bank, and what every switch saved."""
+    bank, hidden = plan.bank(x), []
+    for step, (read, write) in enumerate(plan.wiring):
+        slot = _row(slot_E, step)
+        bank[write], kept = switch.forward(
+            plan.ops, plan.layers, op_E[step], slot, _entry(bank, read), bank[write], save
+        )
+        hidden.append(kept)
+    return _entry(bank, -1), (bank, hidden)
+
+
+def _run_cell_forward(plan: Plan, op_E: Array, slot_E: dict[str, Array], x: Array) -> tuple[Array, Any]:
+    y, (bank, hidden) = _run_cell(plan, op_E, slot_E, x, save=True)
+    return y, (op_E, slot_E, [x, *bank[1:-1]], hidden)
+
+
+def _run_cell_backward(plan: Plan, saved: Any, g: Array) -> tuple[np.ndarray, dict[str, Array], Array]:
+    op_E, slot_E, bank, hidden = saved
+    grads: list[Array | None] = [None] * len(bank) + [g]
+    slots = []
+    for step, (read, write) in reversed(list(enumerate(plan.wiring))):
+        slot, source = _row(slot_E, step), _entry(bank, read)
+        slot_grads, grads[read] = switch.backward(
+            plan.ops, plan.layers, op_E[step], slot, source, hidden[step], _entry(grads, write, g), grads[read]
+        )
+        slots.append(slot_grads)
+    stacked = jax.tree.map(lambda *rows: jnp.stack(rows[::-1]), *slots)
+    return np.zeros(op_E.shape, jax.dtypes.float0), stacked, _entry(grads, 0, g)
+
+
+run_cell.defvjp(_run_cell_forward, _run_cell_backward)
+
+
+def watch_cell(
+    plan: Plan, op_E: Array, slot_E: dict[str, Array], x: Array, observe: Observe, total: Array | float
+) -> tuple[Array, Array | float]:
+    """The output of a cell, and `total` plus what is observed of the inputs of its ops that rectify theirs."""
+    rectifies, nothing = jnp.array([op.rectifies for op in plan.ops]), jnp.zeros_like(total)
+    bank = plan.bank(x)
+    for step, (read, write) in enumerate(plan.wiring):
+        source, op = _entry(bank, read), op_E[step]
+        total = total + lax.cond(rectifies[op], observe, lambda _: nothing, source)
+        bank[write], _ = switch.forward(plan.ops, plan.layers, op, _row(slot_E, step), source, bank[write], save=False)
+    return _entry(bank, -1), total
+
+
+# ----------------------------------------------------------------------------------------------------- plain reference
 
 
 def run_stage_static(plan: Plan, op_E: Sequence[int], slots: Mapping[str, Array], x: Array) -> Array:
@@ -137,11 +191,15 @@ def run_stage_static(plan: Plan, op_E: Sequence[int], slots: Mapping[str, Array]
     return x
 
 
-def _entry(bank: list[Array | None], index: int) -> Array:
+def _row(slot_E: Mapping[str, Array], step: int) -> dict[str, Array]:
+    return {name: array[step] for name, array in slot_E.items()}
+
+
+def _entry(bank: Sequence[Array | None], index: int, like: Array | None = None) -> Array:
     """An entry of the bank; one that nothing was written to is zero."""
-    entry, first = bank[index], bank[0]
-    assert first is not None
-    return jnp.zeros_like(first) if entry is None else entry
+    entry, like = bank[index], bank[0] if like is None else like
+    assert like is not None
+    return jnp.zeros_like(like) if entry is None else entry
 
 
 def _add(bank: list[Array | None], index: int, x: Array) -> None:

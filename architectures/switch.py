@@ -1,7 +1,8 @@
 """A switch over ops whose backward pass is a switch too.
 
-Differentiating `lax.switch` would store the residuals of every branch. `switch_op` saves only its inputs and the
-output of the chosen op's linear part, and its backward pass is a second `lax.switch`, over each branch's own gradient.
+Differentiating `lax.switch` would store the residuals of every branch. Here nothing is saved but inputs and the output
+of the chosen op's linear part, and the backward pass is a second `lax.switch`, over each branch's own gradient. Sums
+are taken inside the branches, where they cost no pass over memory of their own.
 """
 
 from __future__ import annotations
@@ -11,14 +12,12 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 
 from architectures.layers import Layers
-from architectures.ops import Op
+from architectures.ops import NONE, Op
 
 SlotWeights = Mapping[str, Array]
-Saved = tuple[Array, dict[str, Array], Array, Array]  # op index, slot, input, output of the linear part
 
 
 def cut_slices(have: tuple[int, ...], want: tuple[int, ...]) -> tuple[slice, ...]:
@@ -59,31 +58,57 @@ def _hidden_like(ops: Sequence[Op], layers: Layers, slot: SlotWeights, x: Array)
     return jax.ShapeDtypeStruct((), x.dtype)
 
 
-def _forward(
-    ops: Sequence[Op], layers: Layers, index: Array, slot: SlotWeights, x: Array, save: bool
+def forward(
+    ops: Sequence[Op], layers: Layers, index: Array, slot: SlotWeights, x: Array, total: Array | None, save: bool
 ) -> tuple[Array, Array]:
-    """Output of `ops[index]` and, with `save`, that of its linear part (zeros where there is none)."""
+    """`total` (None: zero) plus the output of `ops[index]`, and what `backward` needs of it.
+
+    One compiled program for every index.
+
+    Args:
+        ops: the candidates.
+        layers: how they compute their layers.
+        index: int32.
+        slot: leaf name -> array, out of which an op cuts its own.
+        x: [B, H, W, C].
+        total: [B, H, W, C].
+        save: whether there will be a backward pass.
+
+    Returns:
+        The sum, and with `save` the output of the op's linear part (zeros where there is none).
+    """
     like = _hidden_like(ops, layers, slot, x) if save else jax.ShapeDtypeStruct((), x.dtype)
 
     def nothing() -> Array:  # made in the branch: as an operand of the switch it would be written whichever is taken
         return jnp.zeros_like(x, dtype=like.dtype, shape=like.shape)  # varies over devices as x does
 
-    def branch(op: Op, slot: SlotWeights, x: Array) -> tuple[Array, Array]:
+    def branch(op: Op, slot: SlotWeights, x: Array, total: Array | None) -> tuple[Array, Array]:
         weights = op_weights(op, slot, x.shape[-1])
-        if op.linear is None:
-            return op.apply(weights, x, layers), nothing()
-        hidden = op.linear(weights, x, layers)
-        return op.apply(weights, hidden, layers), hidden if save else nothing()
+        hidden = x if op.linear is None else op.linear(weights, x, layers)
+        kept = hidden if save and op.linear is not None else nothing()
+        if op.name == NONE.name and total is not None:
+            return total, kept
+        y = op.apply(weights, hidden, layers)
+        return (y if total is None else total + y), kept
 
-    return lax.switch(index, [functools.partial(branch, op) for op in ops], dict(slot), x)
+    return lax.switch(index, [functools.partial(branch, op) for op in ops], dict(slot), x, total)
 
 
-def _backward(
-    ops: Sequence[Op], layers: Layers, index: Array, slot: SlotWeights, x: Array, hidden: Array, g: Array
+def backward(
+    ops: Sequence[Op],
+    layers: Layers,
+    index: Array,
+    slot: SlotWeights,
+    x: Array,
+    hidden: Array,
+    g: Array,
+    total: Array | None,
 ) -> tuple[dict[str, Array], Array]:
-    """Gradients of (g * output).sum() by the slot's arrays and by x, from what the forward pass saved."""
+    """Gradients of (g * output).sum() by the slot's arrays and, added to `total`, by x, from what `forward` saved."""
 
-    def branch(op: Op, slot: dict[str, Array], x: Array, hidden: Array, g: Array) -> tuple[dict[str, Array], Array]:
+    def branch(
+        op: Op, slot: dict[str, Array], x: Array, hidden: Array, g: Array, total: Array | None
+    ) -> tuple[dict[str, Array], Array]:
         def finish(slot: dict[str, Array], hidden: Array) -> Array:
             return op.apply(op_weights(op, slot, x.shape[-1]), hidden, layers)
 
@@ -91,32 +116,12 @@ def _backward(
             assert op.linear is not None
             return op.linear(op_weights(op, slot, x.shape[-1]), x, layers)
 
-        if op.linear is None:
-            return jax.vjp(finish, slot, x)[1](g)
-        slot_of_finish, g = jax.vjp(finish, slot, hidden)[1](g)
-        slot_of_linear, g = jax.vjp(linear, slot, x)[1](g)
-        return jax.tree.map(jnp.add, slot_of_finish, slot_of_linear), g
+        if op.name == NONE.name and total is not None:
+            return jax.tree.map(jnp.zeros_like, slot), total
+        slot_grads, g = jax.vjp(finish, slot, x if op.linear is None else hidden)[1](g)
+        if op.linear is not None:
+            slot_of_linear, g = jax.vjp(linear, slot, x)[1](g)
+            slot_grads = jax.tree.map(jnp.add, slot_grads, slot_of_linear)
+        return slot_grads, (g if total is None else total + g)
 
-    return lax.switch(index, [functools.partial(branch, op) for op in ops], dict(slot), x, hidden, g)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def switch_op(ops: tuple[Op, ...], layers: Layers, index: Array, slot: dict[str, Array], x: Array) -> Array:
-    """Applies `ops[index]` to x [B, H, W, C] with its leaves from `slot`: one compiled program for every index."""
-    return _forward(ops, layers, index, slot, x, save=False)[0]
-
-
-def _switch_op_forward(
-    ops: tuple[Op, ...], layers: Layers, index: Array, slot: dict[str, Array], x: Array
-) -> tuple[Array, Saved]:
-    y, hidden = _forward(ops, layers, index, slot, x, save=True)
-    return y, (index, slot, x, hidden)
-
-
-def _switch_op_backward(
-    ops: tuple[Op, ...], layers: Layers, saved: Saved, g: Array
-) -> tuple[np.ndarray, dict[str, Array], Array]:
-    return np.zeros((), jax.dtypes.float0), *_backward(ops, layers, *saved, g)
-
-
-switch_op.defvjp(_switch_op_forward, _switch_op_backward)
+    return lax.switch(index, [functools.partial(branch, op) for op in ops], dict(slot), x, hidden, g, total)

@@ -22,7 +22,7 @@ import pytest
 assert jax.config.read("jax_disable_most_optimizations"), "a plugin has imported jax before"
 
 MOST_MEMORY = 2 << 30  # bytes of a worker
-SLOWEST = ("test_parallel.py", "test_loop.py", "test_smash.py", "test_demos.py")
+SLOWEST = ("test_parallel.py", "test_runs.py", "test_smash.py", "test_demos.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

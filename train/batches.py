@@ -1,7 +1,7 @@
 """The stream of training batches: images of the train split, architectures that are not held out.
 
-Every batch is a function of (seed, step) alone, so that a resumed run continues with exactly the batches that an
-unbroken one would have seen.
+Every batch is a function of seed, step and the retreats before it, so that a resumed run continues with exactly the
+batches that an unbroken one would have seen.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from architectures.spaces import SearchSpace
 from ghn.api import Hypernetwork
 from train.config import Sampling, TrainConfig
 from train.data import Dataset, augment, batch_indices
+from train.retreats import Retreats
 from train.step import Batch
 
 _ARCHITECTURE_STREAM = 1
@@ -25,7 +26,10 @@ SEVERAL = 8  # draws that "balanced" and "sandwich" choose from
 class BatchStream:
     """Batches of a run, by step."""
 
-    def __init__(self, config: TrainConfig, hypernetwork: Hypernetwork, train: Dataset) -> None:
+    def __init__(
+        self, config: TrainConfig, hypernetwork: Hypernetwork, train: Dataset, retreats: Retreats | None = None
+    ) -> None:
+        self._retreats = retreats
         self._config, self._hypernetwork, self._train = config, hypernetwork, train
         self._cache: dict[Any, tuple[Any, Any]] = {}
         self._augment = _augmentation(config)
@@ -33,8 +37,11 @@ class BatchStream:
     def __getitem__(self, step: int) -> Batch:
         """The batch of one step."""
         config = self._config
-        rows = batch_indices(len(self._train.labels), config.batch, config.seed, step)
-        rng = np.random.default_rng((config.seed, _ARCHITECTURE_STREAM, step))
+        seed = config.seed
+        if self._retreats is not None and (before := self._retreats.before(step)):
+            seed = int(np.random.SeedSequence((seed, before)).generate_state(1)[0])
+        rows = batch_indices(len(self._train.labels), config.batch, seed, step)
+        rng = np.random.default_rng((seed, _ARCHITECTURE_STREAM, step))
         pairs = [self._encoded(architecture) for architecture in self._sample(rng)]
         graphs, encodings = jax.tree.map(lambda *leaves: np.stack(leaves), *pairs)
         graphs = graphs._replace(noise=rng.standard_normal(graphs.noise.shape, np.float32))

@@ -133,6 +133,8 @@ class TrainConfig:
     held_out_seed: int = 0  # which share
     seed: int = 0  # of initialisation, batches, architectures, augmentation
     precision: Precision = "float32"  # of images and generated weights; parameters and statistics stay float32
+    # Where the loss is not finite, a run goes back to the last good state and on with other batches: at most so often.
+    retreats: int = 3
     devices: DevicesConfig = DevicesConfig()  # not part of a run's identity
     log_every: int = 50  # steps between lines of metrics, and between checks for NaN
     checkpoint_every: int = 1000  # steps
@@ -141,6 +143,8 @@ class TrainConfig:
         for name in ("steps", "batch", "meta_batch", "log_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"TrainConfig.{name}={getattr(self, name)}: must be at least 1")
+        if self.retreats < 0:
+            raise ValueError(f"TrainConfig.retreats={self.retreats}: must be at least 0, which stops at once")
         for name in ("held_out", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"TrainConfig.{name}={getattr(self, name)}: a share in [0, 1)")

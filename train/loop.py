@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from train.data import Splits, load
 from train.metrics import MetricsWriter, TrainingProgress
 from train.optimizer import averaged, make_optimizer
 from train.parallel import keep, make_step, mesh_of, wait_for_all
+from train.retreats import Retreats
 from train.run_folder import RunError, claim
 from train.step import TrainState, init_state
 from train.warm_start import warm_started
@@ -29,8 +31,10 @@ from train.warm_start import warm_started
 def train(config: TrainConfig, run: Path, tensorboard: bool = False, show: bool = True) -> Hypernetwork:
     """Trains a hypernetwork into the folder `run`, continuing at its last checkpoint if there is one.
 
-    Files: config.json, metrics.jsonl, checkpoints/<step>/. With several processes (`jax.distributed`), each calls this
-    with the same arguments, the folder is on a disk that they share, and process 0 writes configuration and metrics.
+    Files: config.json, metrics.jsonl, checkpoints/<step>/; retreats.jsonl where the loss stopped being finite and the
+    run went on from its last good state with other batches, of which a warning tells too. With several processes
+    (`jax.distributed`), each calls this with the same arguments, the folder is on a disk that they share, and process 0
+    writes configuration and metrics.
 
     Args:
         config: the run.
@@ -39,8 +43,8 @@ def train(config: TrainConfig, run: Path, tensorboard: bool = False, show: bool 
         show: a live progress display on the terminal.
 
     Raises:
-        RunError: the folder belongs to another run or cannot be written; the loss stopped being finite (the last good
-            checkpoint is kept).
+        RunError: the folder belongs to another run or cannot be written; the loss stopped being finite more
+            than `config.retreats` times (the last good checkpoint is kept).
         DataError: the data cannot be read.
         ValueError: there are fewer devices than the configuration asks for.
     """
@@ -55,29 +59,27 @@ def train(config: TrainConfig, run: Path, tensorboard: bool = False, show: bool 
     state = init_state(hypernetwork, optimizer)
     if finished:
         state = _restore(run, finished[-1], state, config)
-    start, first = int(state.step), jax.process_index() == 0
-    stream = BatchStream(config, hypernetwork, splits.train)
+    start, first, retreats = int(state.step), jax.process_index() == 0, Retreats(run)
+    stream = BatchStream(config, hypernetwork, splits.train, retreats)
     step_fn, place = make_step(mesh, hypernetwork.definition, optimizer, Layers(precision=config.precision))
     state = place(state)
-    good, pending = keep(state), []
+    good, pending, done = keep(state), [], start
     with (
         MetricsWriter(run, start, tensorboard) if first else contextlib.nullcontext() as writer,
         TrainingProgress(start, config.steps, show and first) as progress,
     ):
-        for step, batch in zip(range(start, config.steps), stream.iterate(start, config.steps), strict=True):
-            state, metrics = step_fn(state, batch)
+        while done < config.steps:
+            state, metrics = step_fn(state, stream[done])
             pending.append(metrics)
-            done = step + 1
+            done += 1
             if done % config.log_every == 0 or done == config.steps or done % config.checkpoint_every == 0:
                 means = {name: float(np.mean([metrics[name] for metrics in pending])) for name in pending[0]}
                 pending = []
                 if not all(math.isfinite(value) for value in means.values()):
                     _save(run, hypernetwork, good, config)
-                    raise RunError(
-                        f"{run}: the loss is not finite between steps {int(good.step)} and {done} ({means}); "
-                        f"checkpoint {int(good.step)} holds the last good state. Lower optimizer.learning-rate "
-                        f"(now {config.optimizer.learning_rate:g}) or optimizer.clip and start a new run"
-                    )
+                    _retreat(run, retreats, int(good.step), done, means, config)
+                    state, done = keep(good), int(good.step)
+                    continue
                 good = keep(state)
                 if writer is not None:
                     writer.write(done, means)
@@ -117,6 +119,26 @@ def _claim_in_turn(run: Path, config: TrainConfig, splits: Splits) -> None:
 def _claim(run: Path, config: TrainConfig, splits: Splits) -> None:
     """Devices are no part of what is computed: a run goes on with more or fewer of them."""
     claim(run, dataclasses.asdict(config), dataclasses.asdict(TrainConfig()), dict(splits.provenance), ("devices",))
+
+
+def _retreat(
+    run: Path, retreats: Retreats, good: int, found: int, means: dict[str, float], config: TrainConfig
+) -> None:
+    """Records and tells that the run goes back to its last good state; raises RunError when it did so often enough."""
+    found_so = f"the loss is not finite between steps {good} and {found} ({means})"
+    if len(retreats) >= config.retreats:
+        after = f" after {len(retreats)} retreats" if retreats else ""
+        raise RunError(
+            f"{run}: {found_so}{after}; checkpoint {good} holds the last good state. Lower optimizer.learning-rate "
+            f"(now {config.optimizer.learning_rate:g}) or optimizer.clip and start a new run"
+        )
+    retreats.add(good, found, write=jax.process_index() == 0)
+    warnings.warn(
+        f"{run}: {found_so}; goes back to step {good} and on with other batches "
+        f"(retreat {len(retreats)} of at most {config.retreats})",
+        RuntimeWarning,
+        stacklevel=3,
+    )
 
 
 def _result(state: TrainState, config: TrainConfig) -> Parameters:

@@ -1,4 +1,4 @@
-"""Runs: their files, exact resumption after a stop or a kill, and errors that keep what is good."""
+"""Runs: their files, exact resumption after a stop or a kill, folders of others, the command line."""
 
 import dataclasses
 import functools
@@ -6,12 +6,10 @@ import itertools
 import json
 import os
 import re
-import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,131 +17,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
+from loop_runs import assert_same_run, break_at, metrics_of, without_time
 
 import ghn
 import train.step
-from ghn.checkpoint import load_training, steps_of
+from ghn.checkpoint import steps_of
 from ghn.config import GHNConfig
 from train import cli, loop
 from train.batches import BatchStream
-from train.config import OptimizerConfig, SpaceConfig, TrainConfig
-from train.data import AugmentConfig, DataConfig
+from train.config import OptimizerConfig, TrainConfig
 from train.data import load as load_data
 from train.loop import RunError, make_hypernetwork
 from train.optimizer import make_optimizer
 from train.step import init_state
 
-ROOT = Path(__file__).resolve().parents[2]
-CACHE_SETTINGS = {
-    "jax_compilation_cache_dir": None,
-    "jax_persistent_cache_min_compile_time_secs": 0,
-    "jax_persistent_cache_min_entry_size_bytes": -1,
-}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Every program of this module is compiled once, by whichever process comes first."""
-    folder = tmp_path_factory.mktemp("cache")
-    before = {name: getattr(jax.config, name) for name in CACHE_SETTINGS}
-    for name, value in {**CACHE_SETTINGS, "jax_compilation_cache_dir": str(folder)}.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield folder
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
-    path = tmp_path_factory.mktemp("data") / "tiny.npz"
-    images = np.random.default_rng(0).integers(0, 256, (300, 12, 12), dtype=np.uint8)
-    labels = (np.arange(300) % 3).astype(np.uint8)
-    np.savez(path, x_train=images[:240], y_train=labels[:240], x_test=images[240:], y_test=labels[240:])
-    return TrainConfig(
-        space=SpaceConfig(name="mlp", widths=(4, 8), depths=(1, 2)),  # compiles in a second or two
-        data=DataConfig(source=str(path), image_size=6, score_images=60),
-        augment=AugmentConfig(crop=0, flip=False),
-        ghn=GHNConfig(width=8, message_width=4, hidden=8, tile=8),
-        steps=6,
-        batch=8,
-        log_every=1,
-        checkpoint_every=2,
-    )
-
-
-@pytest.fixture(scope="module")
-def unbroken(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ghn.Hypernetwork]:
-    run = tmp_path_factory.mktemp("runs") / "unbroken"
-    return run, loop.train(config, run)
-
-
-@pytest.fixture(scope="module")
-def light(config: TrainConfig) -> TrainConfig:
-    """For the tests of the loop alone: few leaves, lines of metrics and checkpoints in different rhythms."""
-    return dataclasses.replace(config, ghn=dataclasses.replace(config.ghn, delta=False), log_every=3)
-
-
-@pytest.fixture
-def quick() -> Iterator[None]:
-    """The real step, optimiser and loop on a loss that compiles at once."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.step, "loss_fn", quick_loss)
-        yield
-
-
-@pytest.fixture(scope="module")
-def whole(light: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A quick run that nothing interrupted."""
-    run = tmp_path_factory.mktemp("runs") / "whole"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.step, "loss_fn", quick_loss)
-        loop.train(light, run)
-    return run
-
-
-def quick_loss(definition: Any, parameters: Any, batch: Any, layers: Any = None) -> tuple[Any, dict[str, Any]]:
-    leaves = jax.tree.leaves(parameters)
-    loss = sum(jnp.mean(jnp.square(leaf - jnp.mean(batch.images))) for leaf in leaves)
-    return loss, {"loss": loss, "accuracy": jnp.zeros(())}
-
-
-def metrics_of(run: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
-def without_time(lines: list[dict[str, float]]) -> list[dict[str, float]]:
-    return [{name: value for name, value in line.items() if name != "time"} for line in lines]
-
-
-def state_of(run: Path, step: int, config: TrainConfig) -> Any:
-    """Parameters and training state of a checkpoint."""
-    hypernetwork = make_hypernetwork(config, load_data(config.data))
-    state = init_state(hypernetwork, make_optimizer(config.optimizer, config.steps))
-    return load_training(run, step, state.parameters, loop._training_tree(state, config))
-
-
-def assert_same_run(found: Path, expected: Path, config: TrainConfig) -> None:
-    """Bitwise: parameters, optimiser state, metrics."""
-    jax.tree.map(
-        np.testing.assert_array_equal, state_of(found, config.steps, config), state_of(expected, config.steps, config)
-    )
-    assert without_time(metrics_of(found)) == without_time(metrics_of(expected))
-    assert steps_of(found) == steps_of(expected)
-
-
-def break_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """The run stops when it asks for the batch of `step`."""
-    original = BatchStream.__getitem__
-
-    def getitem(self: BatchStream, index: int) -> Any:
-        if index == step:
-            raise KeyboardInterrupt
-        return original(self, index)
-
-    monkeypatch.setattr(BatchStream, "__getitem__", getitem)
+ROOT = Path(__file__).resolve().parents[3]
 
 
 # ------------------------------------------------------------------------------------------------------ whole runs
@@ -345,92 +233,6 @@ def test_a_file_in_the_place_of_the_folder_is_refused(config: TrainConfig, tmp_p
     (tmp_path / "run").write_text("42")
     with pytest.raises(RunError, match=re.escape(str(tmp_path / "run")) + ": cannot be written"):
         loop.train(config, tmp_path / "run")
-
-
-# ---------------------------------------------------------------------------------------------------- divergence
-
-
-def exploding(config: TrainConfig, **changes: Any) -> TrainConfig:
-    optimizer = OptimizerConfig(name="sgd", learning_rate=1e30, clip=1e30)
-    return dataclasses.replace(config, optimizer=optimizer, **changes)
-
-
-@pytest.mark.usefixtures("quick")
-def test_a_diverging_run_stops_and_names_the_last_good_checkpoint(light: TrainConfig, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    with pytest.raises(RunError, match=r"the loss is not finite.*learning-rate.*1e\+30") as caught:
-        loop.train(exploding(light, log_every=1, checkpoint_every=100), run)
-    named = re.search(r"checkpoint (\d+) holds the last good state", str(caught.value))
-    assert named and steps_of(run) == [int(named[1])]
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(ghn.load(run).parameters))
-    assert all(np.isfinite(line["loss"]) for line in metrics_of(run))
-
-
-@pytest.mark.usefixtures("quick")
-def test_the_last_good_checkpoint_has_a_finite_loss(light: TrainConfig, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    with pytest.raises(RunError, match="not finite"):
-        loop.train(exploding(light, log_every=1, checkpoint_every=1), run)
-    splits = load_data(light.data)
-    batch = BatchStream(light, make_hypernetwork(light, splits), splits.train)[0]
-    assert np.isfinite(quick_loss(None, ghn.load(run).parameters, batch)[0])
-
-
-@pytest.mark.usefixtures("quick")
-def test_a_run_that_diverges_before_its_first_check_keeps_its_start(light: TrainConfig, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    with pytest.raises(RunError, match=r"between steps 0 and 6 .*checkpoint 0 holds the last good state"):
-        loop.train(exploding(light, log_every=100, checkpoint_every=100), run)
-    start = make_hypernetwork(light, load_data(light.data)).parameters
-    jax.tree.map(np.testing.assert_array_equal, ghn.load(run).parameters, start)
-
-
-# ------------------------------------------------------------------------------------------------------- full disks
-
-
-def no_room(monkeypatch: pytest.MonkeyPatch, step: int, how: str) -> None:
-    """Saving checkpoint `step` fails: because it says so, or because no file may grow beyond a few bytes."""
-    original = loop.save_run
-
-    def save(run: Path, hypernetwork: Any, training: Any) -> None:
-        if hypernetwork.step != step:
-            return original(run, hypernetwork, training)
-        if how == "error":
-            raise OSError(28, "No space left on device")
-        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (200, limits[1]))
-        try:
-            return original(run, hypernetwork, training)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-    monkeypatch.setattr(loop, "save_run", save)
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # orbax drops writes that failed too
-@pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("how", ["error", "limit"])
-def test_a_save_that_fails_keeps_the_last_checkpoint(
-    light: TrainConfig, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
-) -> None:
-    run = tmp_path / "run"
-    no_room(monkeypatch, 4, how)
-    with pytest.raises(RunError, match=r"checkpoint 4 cannot be written.*checkpoint 2 is kept.*Make room and run"):
-        loop.train(light, run)
-    assert steps_of(run) == [2] and ghn.load(run).step == 2
-    monkeypatch.undo()
-    loop.train(light, run)
-    assert_same_run(run, whole, light)
-
-
-@pytest.mark.usefixtures("quick")
-def test_a_first_save_that_fails_says_that_there_is_no_checkpoint(
-    light: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    no_room(monkeypatch, 2, "error")
-    with pytest.raises(RunError, match=r"checkpoint 2 cannot be written \(.*No space left.*\); there is none yet"):
-        loop.train(light, tmp_path / "run")
-    assert steps_of(tmp_path / "run") == []
 
 
 # ----------------------------------------------------------------------------------------------------- command line
