@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tyro
@@ -177,7 +177,11 @@ def main(options: Options) -> None:
         }
         body += [row(f"{multiple}x", name, methods, accuracy, values, options) for name, values in own.items()]
     pays = pays_from(rivals, budgets)
-    results = {"n": rivals.count, "budgets": budgets, "pays_from": pays}
+    results = {
+        "n": rivals.count,
+        "budgets": budgets,
+        "pays_from": {multiple: own._asdict() for multiple, own in pays.items()},
+    }
     header = ["budget", "method", *(name.replace("_", " ") for name in SHOWN), f"Kendall minus {COMBINED}"]
     finish("budget", results, header, body, notes(rivals, budgets, pays), options.seed, options.out)
 
@@ -204,23 +208,29 @@ def row(
     return [budget, name, *cells, "" if name == COMBINED else str(gap)]
 
 
-def pays_from(rivals: Rivals, budgets: Mapping[str, Any]) -> dict[str, float | None]:
-    """For each budget, the number of candidates from which on short training that ranks as well costs more; None where
-    short training never ranks as well within these budgets."""
+class Crossing(NamedTuple):
+    """From how many candidates on short training that ranks as well costs more than the hypernetwork."""
+
+    candidates: float | None  # None: short training costs no more a candidate, however many there are
+    at_most: bool  # short training never ranked as well within these budgets: it costs at least what the largest gave
+
+
+def pays_from(rivals: Rivals, budgets: Mapping[str, Any]) -> dict[str, Crossing]:
+    """Where the hypernetwork of each budget begins to pay for its training."""
     points = sorted(
         (own["short_training_steps"], own["methods"]["short training"]["kendall"][0]) for own in budgets.values()
     )
     costs, values = (np.array(column, np.float64) for column in zip(*points, strict=True))
-    answer: dict[str, float | None] = {}
+    answer: dict[str, Crossing] = {}
     for multiple, own in budgets.items():
         needed = first_reaching(own["methods"][OURS]["kendall"][0], costs, values)
         training = int(multiple) * rivals.options.unit * rivals.options.step_cost
-        saved = None if needed is None else needed - rivals.score_cost
-        answer[multiple] = None if saved is None or saved <= 0 else training / saved
+        saved = (float(costs[-1]) if needed is None else needed) - rivals.score_cost
+        answer[multiple] = Crossing(training / saved if saved > 0 else None, needed is None)
     return answer
 
 
-def notes(rivals: Rivals, budgets: Mapping[str, Any], pays: Mapping[str, float | None]) -> list[str]:
+def notes(rivals: Rivals, budgets: Mapping[str, Any], pays: Mapping[str, Crossing]) -> list[str]:
     """What the table says."""
     lines = [
         f"{rivals.count} classes that no hypernetwork has seen. A budget of 1: {rivals.options.unit} steps of the "
@@ -228,15 +238,12 @@ def notes(rivals: Rivals, budgets: Mapping[str, Any], pays: Mapping[str, float |
         f"scoring a candidate. Training a candidate for the table takes {rivals.full} steps."
     ]
     for multiple, own in budgets.items():
-        crossing = pays[multiple]
+        candidates, at_most = pays[multiple]
+        paying = "no number of candidates" if candidates is None else f"{candidates:.0f} candidates"
         lines.append(
             f"{multiple}x is {own['steps']:.0f} steps: {own['short_training_steps']} for each candidate, or "
-            f"{own['labels']} trained networks. Best: {own['winner']}. "
-            + (
-                "Short training does not rank as well as this hypernetwork within these budgets."
-                if crossing is None
-                else f"Short training that ranks as well costs more from {crossing:.0f} candidates on."
-            )
+            f"{own['labels']} trained networks. Best: {own['winner']}. Short training that ranks as well as generated "
+            f"weights costs more from {'at most ' if at_most else ''}{paying} on."
         )
     return lines
 

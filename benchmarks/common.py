@@ -29,6 +29,7 @@ from rich.table import Table
 
 from architectures.spaces import SearchSpace
 from eval.proxies.table import ProxyTable
+from eval.report import finite_json
 from train.data import Splits
 
 Result = TypeVar("Result")
@@ -146,7 +147,7 @@ def finish(
         seed: of the benchmark, or several.
         out: folder, made if missing.
     """
-    results = {**results, "context": context(seed)}
+    results = finite_json({**results, "context": context(seed)})
     table = Table(*header, title=name)
     for row in rows:
         table.add_row(*row)

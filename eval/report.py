@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -191,9 +192,13 @@ def write_ranking_files(
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Writes values with NaN as null, so that every JSON reader takes it."""
-    text = json.dumps(values, indent=2, default=float)
-    write_whole(path, json.dumps(_finite(json.loads(text)), indent=2) + "\n")
+    """Writes `finite_json` of the values."""
+    write_whole(path, json.dumps(finite_json(values), indent=2) + "\n")
+
+
+def finite_json(values: Any) -> Any:
+    """JSON values with null for numbers that are not finite, so that every JSON reader takes them."""
+    return _finite(json.loads(json.dumps(values, default=float)))
 
 
 def _finite(value: Any) -> Any:
@@ -201,7 +206,7 @@ def _finite(value: Any) -> Any:
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_finite(item) for item in value]
-    return None if isinstance(value, float) and value != value else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_candidates(path: Path, space: SearchSpace[Any], architectures: Sequence[Any], scores: Scores) -> list[int]:

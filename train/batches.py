@@ -16,6 +16,7 @@ from architectures.spaces import SearchSpace
 from ghn.api import Hypernetwork
 from train.config import Sampling, TrainConfig
 from train.data import Dataset, augment, batch_indices
+from train.objectives import HARD_DRAWS
 from train.retreats import Retreats
 from train.step import Batch
 
@@ -58,6 +59,8 @@ class BatchStream:
         if sampling == "sandwich":
             pool, sizes = self._draw(rng, SEVERAL)
             return [pool[sizes.argmin()], pool[sizes.argmax()], *self._draw(rng, count - 2)[0]]
+        if sampling == "hard":  # the step itself finds the hardest of every few
+            return self._draw(rng, count * HARD_DRAWS)[0]
         return [self._sample_one(rng, sampling) for _ in range(count)]
 
     def _sample_one(self, rng: np.random.Generator, sampling: Sampling) -> Any:

@@ -108,7 +108,7 @@ class DevicesConfig:
                 raise ValueError(f"DevicesConfig.{name}={getattr(self, name)}: must be at least 1")
 
 
-Sampling = Literal["uniform", "large", "small", "balanced", "sandwich"]
+Sampling = Literal["uniform", "large", "small", "balanced", "sandwich", "hard"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,8 +126,10 @@ class TrainConfig:
     meta_batch: int = 1  # architectures a step, all on the same images
     # Architectures of a step. "large", "small": the one of two draws with more (fewer) parameters; "balanced": of eight
     # draws, the nearest to a size drawn log-uniformly between their smallest and largest; "sandwich": the smallest and
-    # the largest of eight draws, the others uniform (Yu et al. 2020; needs meta_batch of 3 or more).
+    # the largest of eight draws, the others uniform (Yu et al. 2020; needs meta_batch of 3 or more). "hard": of three
+    # draws, the one with the highest loss (Wang et al. 2021; a step takes some 1.5 times as long).
     sampling: Sampling = "large"
+    startup: int = 0  # steps at the start that only bring the size of generated weights to an ordinary initialiser's
     label_smoothing: float = 0.0  # share of the target that is spread over all classes
     held_out: float = 0.1  # share of the space's isomorphism classes that training never sees
     held_out_seed: int = 0  # which share
@@ -143,6 +145,8 @@ class TrainConfig:
         for name in ("steps", "batch", "meta_batch", "log_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"TrainConfig.{name}={getattr(self, name)}: must be at least 1")
+        if not 0 <= self.startup < self.steps:
+            raise ValueError(f"TrainConfig.startup={self.startup}: must be at least 0 and less than steps={self.steps}")
         if self.retreats < 0:
             raise ValueError(f"TrainConfig.retreats={self.retreats}: must be at least 0, which stops at once")
         for name in ("held_out", "label_smoothing"):

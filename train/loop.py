@@ -20,6 +20,7 @@ from train.batches import BatchStream
 from train.config import TrainConfig
 from train.data import Splits, load
 from train.metrics import MetricsWriter, TrainingProgress
+from train.objectives import hardest_loss, startup_loss
 from train.optimizer import averaged, make_optimizer
 from train.parallel import keep, make_step, mesh_of, wait_for_all
 from train.retreats import Retreats
@@ -61,7 +62,9 @@ def train(config: TrainConfig, run: Path, tensorboard: bool = False, show: bool 
         state = _restore(run, finished[-1], state, config)
     start, first, retreats = int(state.step), jax.process_index() == 0, Retreats(run)
     stream = BatchStream(config, hypernetwork, splits.train, retreats)
-    step_fn, place = make_step(mesh, hypernetwork.definition, optimizer, Layers(precision=config.precision))
+    common = (mesh, hypernetwork.definition, optimizer, Layers(precision=config.precision))
+    step_fn, place = make_step(*common, hardest_loss if config.sampling == "hard" else None)
+    startup_fn, _ = make_step(*common, startup_loss)
     state = place(state)
     good, pending, done = keep(state), [], start
     with (
@@ -69,10 +72,11 @@ def train(config: TrainConfig, run: Path, tensorboard: bool = False, show: bool 
         TrainingProgress(start, config.steps, show and first) as progress,
     ):
         while done < config.steps:
-            state, metrics = step_fn(state, stream[done])
+            state, metrics = (startup_fn if done < config.startup else step_fn)(state, stream[done])
             pending.append(metrics)
             done += 1
-            if done % config.log_every == 0 or done == config.steps or done % config.checkpoint_every == 0:
+            saves = done % config.checkpoint_every == 0 or done == config.steps
+            if saves or done % config.log_every == 0 or done == config.startup:
                 means = {name: float(np.mean([metrics[name] for metrics in pending])) for name in pending[0]}
                 pending = []
                 if not all(math.isfinite(value) for value in means.values()):
@@ -84,7 +88,7 @@ def train(config: TrainConfig, run: Path, tensorboard: bool = False, show: bool 
                 if writer is not None:
                     writer.write(done, means)
                 progress.update(done, means)
-            if done % config.checkpoint_every == 0 or done == config.steps:
+            if saves:
                 _save(run, hypernetwork, state, config)
     parameters = jax.tree.map(lambda leaf: leaf.addressable_data(0), _result(state, config))  # on one device
     return dataclasses.replace(hypernetwork, parameters=parameters, step=int(state.step))

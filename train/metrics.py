@@ -12,6 +12,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+SHOWN = ("startup_loss", "loss", "accuracy")  # in the live line
+
 
 class MetricsWriter:
     """Appends one line of metrics at a time to metrics.jsonl."""
@@ -94,5 +96,5 @@ class TrainingProgress:
     def update(self, step: int, values: dict[str, float]) -> None:
         """Shows the metrics at a step."""
         rate = (step - self._start) / (time.perf_counter() - self._since)
-        shown = f"loss {values['loss']:.3f}  accuracy {values['accuracy']:.3f}  {rate:.1f} steps/s"
-        self._progress.update(self._task, completed=step, shown=shown)
+        told = [f"{name.replace('_', ' ')} {values[name]:.3f}" for name in SHOWN if name in values]
+        self._progress.update(self._task, completed=step, shown="  ".join([*told, f"{rate:.1f} steps/s"]))

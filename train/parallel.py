@@ -36,7 +36,7 @@ from architectures.layers import Layers
 from ghn.api import Parameters
 from train import step as one_device
 from train.config import DevicesConfig
-from train.step import Batch, Definition, TrainState, apply_gradients, gradients
+from train.step import Batch, Definition, Objective, TrainState, apply_gradients, gradients
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
 
@@ -80,6 +80,7 @@ def train_step(
     state: TrainState,
     batch: Batch,
     layers: Layers = Layers(),
+    objective: Objective | None = None,
 ) -> tuple[TrainState, dict[str, Array]]:
     """`train.step.train_step` on the devices of a mesh: the same state and metrics, up to the order of summation.
 
@@ -90,6 +91,7 @@ def train_step(
         state: before the step, the same on all devices (`replicate`).
         batch: what the step reads (`shard`).
         layers: how the architectures compute their layers.
+        objective: what is minimised; None: `train.step.loss_fn`.
 
     Raises:
         ValueError: the batch does not divide among the devices.
@@ -104,7 +106,7 @@ def train_step(
         # the devices of other architectures do not take. Images likewise.
         parameters = lax.pcast(state.parameters, AXES, to="varying")
         part = batch._replace(images=lax.pcast(batch.images, ARCHITECTURES, to="varying"))
-        grads, metrics = _average(*gradients(definition, parameters, part, layers))
+        grads, metrics = _average(*gradients(definition, parameters, part, layers, objective))
         return apply_gradients(optimizer, state, grads, metrics)
 
     sharded = jax.shard_map(step, mesh=mesh, in_specs=(P(), Batch(**SPECS)), out_specs=P())
@@ -120,16 +122,21 @@ def mesh_of(devices: DevicesConfig) -> Mesh | None:
 
 
 def make_step(
-    mesh: Mesh | None, definition: Definition, optimizer: optax.GradientTransformation, layers: Layers
+    mesh: Mesh | None,
+    definition: Definition,
+    optimizer: optax.GradientTransformation,
+    layers: Layers,
+    objective: Objective | None = None,
 ) -> tuple[Step, Callable[[TrainState], TrainState]]:
     """The compiled step of a run, and what puts a state where that step wants it.
 
     The step takes batches as they come, and may consume the state that it is given (`keep`).
     """
     if mesh is None:
-        plain = functools.partial(one_device.train_step, definition, optimizer, layers=layers)
+        plain = functools.partial(one_device.train_step, definition, optimizer, layers=layers, objective=objective)
         return jax.jit(plain, donate_argnums=donated()), lambda state: state
-    step = jax.jit(functools.partial(train_step, mesh, definition, optimizer, layers=layers), donate_argnums=donated())
+    spread = functools.partial(train_step, mesh, definition, optimizer, layers=layers, objective=objective)
+    step = jax.jit(spread, donate_argnums=donated())
     return lambda state, batch: step(state, shard(mesh, batch)), functools.partial(replicate, mesh)
 
 

@@ -11,6 +11,7 @@ Shape letters: A architectures of a meta-batch, B images.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -27,6 +28,8 @@ from ghn.api import Hypernetwork, Network, Parameters
 from ghn.features import GraphInputs
 
 Definition = nnx.GraphDef[Network]
+# (definition, parameters, batch, layers) -> the loss, and what else is told of the step
+Objective = Callable[["Definition", Parameters, "Batch", Layers], tuple[Array, dict[str, Array]]]
 
 
 class Batch(NamedTuple):
@@ -85,6 +88,7 @@ def train_step(
     state: TrainState,
     batch: Batch,
     layers: Layers = Layers(),
+    objective: Objective | None = None,
 ) -> tuple[TrainState, dict[str, Array]]:
     """One optimiser step, on one device; `train.parallel.train_step` is the same on several.
 
@@ -94,22 +98,28 @@ def train_step(
         state: before the step.
         batch: what the step reads.
         layers: how the architectures compute their layers: `Layers(precision="bfloat16")` for accelerators.
+        objective: what is minimised; None: `loss_fn`. Others are in `train.objectives`.
 
     Returns:
-        The new state, and {"loss" in nats, "accuracy", "gradient_norm", "parameter_norm"}. The first three are of the
-        state before the step; the last is of the new one, so that all being finite vouches for both.
+        The new state, and {"loss" in nats, "accuracy" (or what the objective tells), "gradient_norm",
+        "parameter_norm"}. All but the last are of the state before the step; the last is of the new one, so that all
+        being finite vouches for both.
     """
-    grads, metrics = gradients(definition, state.parameters, batch, layers)
+    grads, metrics = gradients(definition, state.parameters, batch, layers, objective)
     return apply_gradients(optimizer, state, grads, metrics)
 
 
 def gradients(
-    definition: Definition, parameters: Parameters, batch: Batch, layers: Layers
+    definition: Definition,
+    parameters: Parameters,
+    batch: Batch,
+    layers: Layers,
+    objective: Objective | None = None,
 ) -> tuple[Parameters, dict[str, Array]]:
-    """Gradients of `loss_fn` by the parameters, and its {"loss", "accuracy"}."""
+    """Gradients of `objective` (None: `loss_fn`) by the parameters, and what it tells."""
 
     def loss(parameters: Parameters) -> tuple[Array, dict[str, Array]]:
-        return loss_fn(definition, parameters, batch, layers)
+        return (objective or loss_fn)(definition, parameters, batch, layers)
 
     (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(parameters)
     return grads, metrics

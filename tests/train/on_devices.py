@@ -76,7 +76,15 @@ def smash_config(folder: Path) -> Any:
     return dataclasses.replace(run_config(folder, 2, 2), space=OneBlock())
 
 
-def gradients(config: Any, encoded: str, exported: bool) -> dict[str, Any]:
+def hard_config(folder: Path) -> Any:
+    """The same run with tiny MLPs, trained on the hardest only."""
+    from train.config import SpaceConfig
+
+    space = SpaceConfig(name="mlp", widths=(2, 4, 6, 8), depths=(3,))
+    return dataclasses.replace(run_config(folder, 2, 2), space=space, sampling="hard")
+
+
+def gradients(config: Any, encoded: str, exported: bool, objective: Any = None) -> dict[str, Any]:
     """Gradients of one step over 2 x 2 devices and on one, and what the devices exchange.
 
     `encoded` names the part of encodings that says what a device's switches do.
@@ -100,10 +108,11 @@ def gradients(config: Any, encoded: str, exported: bool) -> dict[str, Any]:
     )
     state = step.init_state(hypernetwork, keep)
     mesh = parallel.make_mesh(2, 2)
-    sharded = jax.jit(functools.partial(parallel.train_step, mesh, hypernetwork.definition, keep))
+    sharded = jax.jit(functools.partial(parallel.train_step, mesh, hypernetwork.definition, keep, objective=objective))
     arguments = parallel.replicate(mesh, state), parallel.shard(mesh, batch)
     compiled = sharded.lower(*arguments).compile()
-    one = jax.jit(functools.partial(step.train_step, hypernetwork.definition, keep))(state, batch)
+    alone = functools.partial(step.train_step, hypernetwork.definition, keep, objective=objective)
+    one = jax.jit(alone)(state, batch)
     many = compiled(*arguments)
 
     def flat(result: Any) -> Any:
@@ -138,7 +147,7 @@ def product(sizes: str) -> int:
 
 def eight(folder: Path) -> dict[str, Any]:
     """Everything on eight devices; runs into folder/one and folder/eight, and on from its middle into folder/two."""
-    from train import loop, parallel
+    from train import loop, objectives, parallel
 
     parallel.donated = lambda: (0,)  # as on accelerators
     for name, devices in (("one", (1, 1)), ("eight", (4, 2))):
@@ -149,6 +158,7 @@ def eight(folder: Path) -> dict[str, Any]:
     return {
         "gradients": gradients(run_config(folder, 2, 2, whole=True), "op", exported=True),
         "smash": gradients(smash_config(folder), "outer", exported=False),
+        "hard": gradients(hard_config(folder), "width", exported=False, objective=objectives.hardest_loss),
         "mesh": [device.id for device in parallel.make_mesh(4, 2).devices[0]],
         "devices_of_result": sorted({len(leaf.devices()) for leaf in _leaves(trained.parameters)}),
     }
