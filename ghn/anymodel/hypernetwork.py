@@ -120,15 +120,19 @@ class OpenHypernetwork:
 
 def _check(config: GHNConfig) -> None:
     """Raises ValueError for parts that prediction on the host has not."""
-    for field, only in (
-        ("propagation", "gatedgnn"),
-        ("encoding", "mip"),
-        ("decoder", "tile"),
-        ("network", "open"),
-        ("delta", True),
+    for field, allowed in (
+        ("propagation", ("gatedgnn", "transformer", "none")),
+        ("message_relu", (False,)),
+        ("encoding", ("mip",)),
+        ("decoder", ("tile",)),
+        ("network", ("open",)),
+        ("delta", (True,)),
     ):
-        if getattr(config, field) != only:
-            raise ValueError(f"GHNConfig.{field}={getattr(config, field)!r}: an open hypernetwork has {only!r} only")
+        if getattr(config, field) not in allowed:
+            raise ValueError(
+                f"GHNConfig.{field}={getattr(config, field)!r}: an open hypernetwork has "
+                f"{' or '.join(map(repr, allowed))} only"
+            )
 
 
 def node_inputs(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,27 @@ def test_states_are_the_modules(hypernetwork: ghn.OpenHypernetwork) -> None:
     np.testing.assert_allclose(hypernetwork.host.vector("bias", states[1]), bias, atol=2e-5)
 
 
+@pytest.mark.parametrize("propagation", ["transformer", "none"])
+def test_states_by_other_propagations_are_the_modules(propagation: Any) -> None:
+    config = dataclasses.replace(CONFIG, propagation=propagation, layers=2, heads=2, centre=True)
+    fresh, graph = ghn.OpenHypernetwork.create(config), branches(30)
+    rng = np.random.default_rng(0)  # not the biases of 0 and gains of 1 that layers start with
+    moved = jax.tree.map(lambda leaf: leaf + 0.3 * rng.standard_normal(leaf.shape).astype(np.float32), fresh.parameters)
+    hypernetwork = dataclasses.replace(fresh, parameters=moved)
+    op_N, features_NF, _ = node_inputs(graph, hypernetwork.vocabulary, OPEN_BOUNDS)
+    abstract = nnx.eval_shape(lambda: OpenGHN(config, hypernetwork.vocabulary, rngs=nnx.Rngs(0)))
+    module = nnx.merge(nnx.split(abstract, nnx.Param)[0], hypernetwork.parameters)
+    expected = jax.jit(lambda: module.states(op_N, features_NF, graph.distances, (graph.nodes, 1)))()
+    np.testing.assert_allclose(hypernetwork.states(graph)[0], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("field", [{"propagation": "rnn"}, {"decoder": "chunks"}, {"delta": False}])
+def test_parts_that_open_hypernetworks_lack_are_refused(field: dict[str, Any]) -> None:
+    name, value = next(iter(field.items()))
+    with pytest.raises(ValueError, match=rf"GHNConfig.{name}={value!r}: an open hypernetwork has .* only"):
+        ghn.OpenHypernetwork.create(dataclasses.replace(CONFIG, **field))
+
+
 @pytest.mark.parametrize(
     ("leaf", "copies", "shape", "axes", "dtype"),
     [
@@ -139,8 +161,3 @@ def test_files_come_back(hypernetwork: ghn.OpenHypernetwork, tmp_path: Path) -> 
     (tmp_path / "damaged.safetensors").write_bytes((tmp_path / "open.safetensors").read_bytes()[:-10])
     with pytest.raises(CheckpointError, match="damaged"):
         ghn.load(tmp_path / "damaged.safetensors")
-
-
-def test_parts_that_open_hypernetworks_lack_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"propagation='transformer'.*'gatedgnn' only"):
-        ghn.OpenHypernetwork.create(ghn.GHNConfig(propagation="transformer"))
