@@ -1,21 +1,24 @@
 """Which ops does a score credit, and what changes that?
 
-    python benchmarks/bias.py
+    python benchmarks/bias.py [--cifar10 DIR --table nasbench201.csv.gz]
 
-Ground truth: the table in the package, classes that no hypernetwork has seen. Ranks of accuracy, and of every score,
+Ground truth: the table in the package; and with a table of NAS-Bench-201 the better half of the classes on which scores
+are developed (ranking.py reports the others). No hypernetwork has seen them. Ranks of accuracy, and of every score,
 are regressed on how many live edges of a cell carry each op; a coefficient says by how many percent of all classes an
 edge moves a cell up. Scores differ from the first in one thing each: how long the hypernetwork was trained, its size,
 the skeleton that its networks have, whether delta is there, the images, the batch statistics, how long networks are
-trained from generated weights; and beside them trainings from an initialiser. Runs are kept in --runs and found there
+trained from generated weights; and beside them trainings from an initialiser. On NAS-Bench-201, whose accuracies are
+those of 15 cells, the number of cells in the hypernetwork's skeleton is varied. Runs are kept in --runs and found there
 again.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tyro
@@ -23,14 +26,14 @@ from common import console, finish, progress
 from numpy.typing import NDArray
 from scipy import stats
 
-from eval.ground_truth import read_ground_truth
-from eval.metrics import failures_last, kendall, kendall_top_half
+from eval.ground_truth import DEFAULT_COLUMN, read_ground_truth
+from eval.metrics import failures_last, kendall
 from eval.ranking import Vector, free_methods
 from eval.scoring import ScoreConfig, Scorer
 from eval.two_stage import Looker, second_scores
 from ghn import GHNConfig
 from train.config import SpaceConfig, TrainConfig
-from train.data import load
+from train.data import AugmentConfig, DataConfig, load
 from train.finetune import FinetuneConfig
 from train.loop import train
 
@@ -42,6 +45,10 @@ OPS = ("nor_conv_3x3", "nor_conv_1x1", "avg_pool_3x3", "skip_connect")
 class Options:
     """What to run."""
 
+    cifar10: Path | None = None  # folder of CIFAR-10 binaries
+    table: Path | None = None  # NAS-Bench-201 CSV with arch_str and 200-epoch accuracies
+    depths: tuple[int, ...] = (1, 3)  # cells a stage there
+    only: Literal["embedded", "nasbench201"] | None = None  # just that part
     lengths: tuple[int, ...] = (1000, 3000, 10000)  # steps of hypernetworks; the middle one is what others vary
     tuning: tuple[int, ...] = (10, 62)  # steps from generated weights
     trainings: tuple[int, ...] = (9, 22, 67)  # steps from an initialiser
@@ -55,22 +62,25 @@ class Options:
 
 
 class Bench:
-    """The table, the data, and scores of its classes."""
+    """A table, its data, and scores of its classes."""
 
-    def __init__(self, options: Options) -> None:
-        self.options, self.config = options, TrainConfig(seed=options.seed)
-        self.splits = load(self.config.data)
-        self.space = self._space(SpaceConfig())
-        config = self.config
-        truth = read_ground_truth("embedded", self.space).select(
-            lambda a: self.space.held_out(a, config.held_out, config.held_out_seed)
-        )
+    def __init__(self, options: Options, name: str, config: TrainConfig, table: str | Path) -> None:
+        self.options, self.name, self.config = options, name, config
+        self.splits = load(config.data)
+        self.space: Any = config.space.build(self.splits.train.images.shape[1:], self.splits.train.classes)
+        column = "cifar10_test_200ep" if name == "nasbench201" else DEFAULT_COLUMN
+        truth = read_ground_truth(table, self.space, column).select(self._unseen)
+        if name == "nasbench201":
+            middle = np.median(truth.accuracy)
+            good = set(truth.classes[truth.accuracy >= middle].tolist())
+            truth = truth.select(lambda a: self.space.canonical(a) in good)
         kept = set(truth.classes[: options.classes].tolist())
         self.truth = truth.select(lambda a: self.space.canonical(a) in kept)
 
-    def _space(self, config: SpaceConfig) -> Any:
-        images = self.splits.train.images
-        return config.build(images.shape[1:], self.splits.train.classes)
+    def _unseen(self, architecture: Any) -> bool:
+        space, config = self.space, self.config
+        unseen = space.held_out(architecture, config.held_out, config.held_out_seed)
+        return unseen and (self.name == "embedded" or space.held_out(architecture, 0.5, seed=1))
 
     def hypernetwork(self, steps: int, space: SpaceConfig = SPACE, ghn: GHNConfig = GHN) -> Any:
         """Trained, or found."""
@@ -78,13 +88,27 @@ class Bench:
         kind = "hypernetwork" if ghn.delta else "supernet"
         changed = "" if plain else f"-{space.channels}-{space.cells}-{ghn.width}-{ghn.hidden}"
         config = dataclasses.replace(self.config, space=space, ghn=ghn, steps=steps)
-        return train(config, self.options.runs / f"{kind}-{steps}-{self.options.seed}{changed}")
+        name = "" if self.name == "embedded" else f"{self.name}-"
+        return train(config, self.options.runs / f"{name}{kind}-{steps}-{self.options.seed}{changed}")
 
     def score(self, hypernetwork: Any, unseen: bool = False, **fields: Any) -> Vector:
         """[A] minus the loss with generated weights."""
         config = ScoreConfig(self.options.images, finetune=FinetuneConfig(learning_rate=0.02), unseen=unseen, **fields)
         scores = Scorer(hypernetwork, self.splits.train, self.splits.score, config)(self.truth.architectures)
         return -(scores.score_loss if unseen else scores.train_loss)
+
+    def depths(self) -> Iterator[tuple[str, Vector]]:
+        """Skeletons of more and fewer cells, and the score."""
+        steps = self.options.lengths[len(self.options.lengths) // 2]
+        for cells in self.options.depths:
+            trained = self.hypernetwork(steps, SpaceConfig(cells=cells))
+            yield f"generated weights, {steps:,} steps, cells a stage: {cells}", self.score(trained)
+        yield from self.free()
+
+    def free(self) -> Iterator[tuple[str, Vector]]:
+        """Scores without any training."""
+        free = free_methods(self.space, self.truth.architectures, self.splits.train.images)
+        yield from ((name, free[name].scores) for name in ("parameters", "NWOT"))
 
     def rows(self) -> Iterator[tuple[str, Vector]]:
         """What is varied, and the score."""
@@ -113,8 +137,7 @@ class Bench:
                     f"{steps} steps from an initialiser",
                     second_scores([looker(own, "initialiser", steps) for own in chosen]),
                 )
-        free = free_methods(self.space, self.truth.architectures, self.splits.train.images)
-        yield from ((name, free[name].scores) for name in ("parameters", "NWOT"))
+        yield from self.free()
 
 
 def edge_counts(space: Any, architectures: list[Any]) -> NDArray[np.float64]:
@@ -145,37 +168,49 @@ def main(options: Options) -> None:
     if options.quick:
         quick = {"lengths": (10, 20, 30), "tuning": (1, 2), "trainings": (1, 2, 3), "classes": 30}
         options = dataclasses.replace(options, runs=options.runs / "quick", **quick)
-    resamples = 50 if options.quick else 1000
-    bench = Bench(options)
-    accuracy = bench.truth.accuracy
-    counts = edge_counts(bench.space, bench.truth.architectures)
-    better = accuracy >= np.median(accuracy)
     results: dict[str, Any] = {}
     body: list[list[str]] = []
-
-    def add(name: str, scores: Vector) -> None:
-        scores = failures_last(scores)[0]
-        own = {"kendall": kendall(scores, accuracy), "kendall_top_half": kendall_top_half(scores, accuracy)}
-        line = [name, f"{own['kendall']:.2f}", f"{own['kendall_top_half']:.2f}"]
-        for part, rows in (("all", np.ones(len(scores), bool)), ("better_half", better)):
-            values, errors = with_errors(counts[rows], scores[rows], resamples)
-            own[part] = dict(zip(OPS, zip(values.tolist(), errors.tolist(), strict=True), strict=True))
-            line += [f"{value:+.0f} ± {error:.0f}" for value, error in zip(values, errors, strict=True)]
-        results[name] = own
-        body.append(line)
-        console.print(" | ".join(line), highlight=False)
-
-    add("accuracy from scratch", accuracy)
-    for name, scores in bench.rows():
-        add(name, scores)
+    if options.only != "nasbench201":
+        bench = Bench(options, "embedded", TrainConfig(seed=options.seed), "embedded")
+        add(options, bench, bench.rows(), results, body)
+    if options.cifar10 is not None and options.table is not None and options.only != "embedded":
+        data = DataConfig(source=str(options.cifar10), image_size=16)
+        config = TrainConfig(seed=options.seed, data=data, augment=AugmentConfig(crop=2, flip=True), held_out=0.7)
+        bench = Bench(options, "nasbench201", config, options.table)
+        add(options, bench, bench.depths(), results, body)
     short = ("3x3", "1x1", "pool", "skip")
-    header = ["score", "Kendall", "in the better half", *short, *(f"{name}, better half" for name in short)]
+    header = ["data", "score", "Kendall", "in the better part", *short, *(f"{name}, better part" for name in short)]
     notes = [
-        f"{len(accuracy)} classes, {int(better.sum())} in the better half. Percent of classes (of the half) that one "
-        "more edge of an op moves a cell up, ± one standard error over classes.",
+        "Percent of classes (of the better part, in the last columns) that one more edge of an op moves a cell up, ± "
+        "one standard error over classes. The better part: half of the classes of the package's table, a fifth of the "
+        "good half of NAS-Bench-201, which is a tenth of all.",
         "A score that is noisy moves less for every op: compare how an op stands beside the others in its row.",
     ]
-    finish("bias", {"n": len(accuracy), "scores": results}, header, body, notes, options.seed, options.out)
+    finish("bias", results, header, body, notes, options.seed, options.out)
+
+
+def add(
+    options: Options, bench: Bench, rows: Iterator[tuple[str, Vector]], results: dict[str, Any], body: list[list[str]]
+) -> None:
+    """One table's rows, on all classes and on the better part, each shown as soon as it is there."""
+    accuracy = bench.truth.accuracy
+    counts = edge_counts(bench.space, bench.truth.architectures)
+    better = accuracy >= np.quantile(accuracy, 0.5 if bench.name == "embedded" else 0.8)
+    results[bench.name] = {"n": len(accuracy), "n_better": int(better.sum()), "scores": {}}
+    for name, scores in itertools.chain([("accuracy", accuracy)], rows):
+        scores = failures_last(scores)[0]
+        own: dict[str, Any] = {
+            "kendall": kendall(scores, accuracy),
+            "kendall_better": kendall(scores[better], accuracy[better]),
+        }
+        line = [bench.name, name, f"{own['kendall']:.2f}", f"{own['kendall_better']:.2f}"]
+        for part, chosen in (("all", np.ones(len(scores), bool)), ("better", better)):
+            values, errors = with_errors(counts[chosen], scores[chosen], 50 if options.quick else 1000)
+            own[part] = dict(zip(OPS, zip(values.tolist(), errors.tolist(), strict=True), strict=True))
+            line += [f"{value:+.0f} ± {error:.0f}" for value, error in zip(values, errors, strict=True)]
+        results[bench.name]["scores"][name] = own
+        body.append(line)
+        console.print(" | ".join(line), highlight=False)
 
 
 if __name__ == "__main__":
