@@ -93,7 +93,7 @@ def gains(graph: ArchGraph, weights: Sequence[NodeWeights]) -> list[Gain]:
             gain = _gain(own, after, readers[node])
             before = _with_kernel(op, before, after, gain.size)
         elif op == "shift":
-            gain = Gain(bias=_quiet(before.initial))
+            gain = Gain(bias=_quiet(before.initial.strength))
         elif op == "embedding":  # the index comes first, then who owns the table
             before = _shared_table([(weights[source], result[source].size) for source in reads[node][1:]])
         result.append(gain)
@@ -124,8 +124,9 @@ def _shared_table(owners: Sequence[tuple[NodeWeights, float]]) -> State:
 
 
 def _gain(own: NodeWeights, after: State, readers: set[str]) -> Gain:
-    initial = math.sqrt(max(after.initial.strength, FAINT**2))
-    bias = _quiet(after.initial)
+    square = after.initial.strength + own.bias[0]  # where signals have died out, initial biases are the answer
+    initial = math.sqrt(max(square, FAINT**2))
+    bias = _quiet(square)
     if own.tile is None:
         return Gain(bias=bias)
     predicted = math.sqrt(max(after.predicted.strength, TINY**2))
@@ -138,9 +139,9 @@ def _gain(own: NodeWeights, after: State, readers: set[str]) -> Gain:
     return Gain(min(max(size, SMALLEST), LARGEST), bias)
 
 
-def _quiet(signal: Signal) -> float:
-    """What a bias is multiplied by that is added to a signal."""
-    return min(1.0, math.sqrt(max(signal.strength, FAINT**2)))
+def _quiet(square: float) -> float:
+    """What a bias is multiplied by that is added to a signal of this mean square."""
+    return min(1.0, math.sqrt(max(square, FAINT**2)))
 
 
 def _with_kernel(op: str, before: State, answer: State, size: float) -> State:

@@ -109,3 +109,19 @@ def test_biases_beside_small_kernels_are_small() -> None:
     usual = bias(0.25)  # LeCun's scale
     assert np.abs(usual).max() > 0
     np.testing.assert_allclose(bias(0.02), usual * 0.08, rtol=1e-4)
+
+
+def test_where_signals_die_out_the_answer_is_that_of_the_initial_biases() -> None:
+    keys = jax.random.split(jax.random.key(0), 4)
+    params = {"deep": [1e-2 * jax.random.normal(key, (16, 16)) for key in keys[:2]]}
+    params |= {"w": 0.1 * jax.random.normal(keys[2], (16, 10)), "b": 0.1 * jax.random.normal(keys[3], (10,))}
+
+    def apply(p: Any, x: Any) -> Any:
+        for kernel in p["deep"]:
+            x = jax.nn.relu(x @ kernel)
+        return x @ p["w"] + p["b"]
+
+    x = jax.random.normal(jax.random.key(1), (64, 16))
+    predicted = ghn.predict_params(apply, params, x, hypernetwork=ghn.load("default")).params
+    ratio = float(apply(predicted, x).std() / apply(params, x).std())
+    assert 0.2 < ratio < 5  # with the kernel's own answer as the measure: 0.0015
