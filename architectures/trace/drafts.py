@@ -206,7 +206,9 @@ def _activation(marks: frozenset[str]) -> str | None:
     if "exp" in marks or "log" in marks or "wave" in marks or "rsqrt" in marks:
         return "activation"
     if "max" in marks:
-        return "silu" if "self" in marks else "relu"
+        if "self" in marks:
+            return "silu"
+        return "sigmoid" if "shifted" in marks else "relu"  # a clamp around a half: the "hard" one
     return "activation" if "power" in marks or "mixed" in marks else None
 
 

@@ -16,6 +16,8 @@ from architectures.trace.values import Entry, LeafRef, Value, aligned, union
 
 Values = list[Value]
 
+SHIFT = 0.5  # least number that, added in front of a clamp, makes a hard sigmoid of it
+
 
 class Interpreter:
     """Evaluates jaxprs on `Value`s; nodes go into `drafts`."""
@@ -124,6 +126,8 @@ class Interpreter:
         marks = frozenset().union(*(value.marks for value in values))
         if mark and not (name == "max" and "rsqrt" in marks and not data):
             marks |= {mark}
+        if name in ("add", "add_any") and len(data) == 1 and not data[0].marks and _shifting(others):
+            marks |= {"shifted"}
         if name in ("sub", "add", "add_any") and len(data) == 2:
             reduced = any(m.startswith("reduce") for m in marks)  # less the mean of what was moved: no neighbours
             marks |= {"stencil" if "moved" in marks and not reduced else "sub"}
@@ -227,6 +231,11 @@ def _residual(data: Values) -> bool:
     if {"stencil" in value.marks for value in data} == {True, False} and not (data[0].marks and data[1].marks):
         return True
     return data[0] is data[1] or untouched or with_parameters in ([True, False], [False, True])
+
+
+def _shifting(others: Values) -> bool:
+    """Whether a number is added that makes a hard sigmoid of the clamp that follows."""
+    return any(value.literal is not None and value.literal >= SHIFT for value in others)
 
 
 def _how(name: str, data: Values) -> str:

@@ -189,6 +189,14 @@ def test_what_is_joined_or_normalised_is_not_mistaken() -> None:
         assert "silu" in graph.ops
 
 
+def test_a_hard_sigmoid_is_a_gate_and_a_clamp_at_zero_is_none() -> None:
+    x, w = jnp.ones((2, 4, 4, 3)), {"w": jnp.ones((3, 3))}
+    for activation, op in ((jax.nn.hard_sigmoid, "sigmoid"), (jax.nn.relu6, "relu"), (jax.nn.sigmoid, "sigmoid")):
+        graph = trace(lambda p, x, f=activation: x * f(x.mean((1, 2), keepdims=True) @ p["w"]), w, x)
+        assert op in graph.ops and "product" in graph.ops
+
+
+
 def test_a_table_that_is_compared_with_and_looked_up_is_owned_once() -> None:
     graph, _ = traced(*_pair(sequence("codebook")))
     ((op, table),) = rows(graph, "table")
