@@ -196,7 +196,6 @@ def test_a_hard_sigmoid_is_a_gate_and_a_clamp_at_zero_is_none() -> None:
         assert op in graph.ops and "product" in graph.ops
 
 
-
 def test_a_table_that_is_compared_with_and_looked_up_is_owned_once() -> None:
     graph, _ = traced(*_pair(sequence("codebook")))
     ((op, table),) = rows(graph, "table")
