@@ -49,8 +49,9 @@ def _padded(size: int) -> int:
 
 
 def _empty(size: int) -> NDArray[np.uint8]:
-    """[size] aligned."""
-    return np.asarray(Lease(size))
+    """[size] aligned, of a block whose size is a power of two: so models of about the same size find each other's. What
+    is not written to takes no memory."""
+    return np.asarray(Lease(1 << (size - 1).bit_length() if size else 0))[:size]
 
 
 class Pool:
