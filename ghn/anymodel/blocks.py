@@ -90,6 +90,8 @@ POOL = Pool()
 class Lease:
     """A block for as long as an array of it lives: arrays hold on to the lease, which holds on to the block."""
 
+    _block = np.empty(0, np.uint8)  # what there is to give back if the memory is not to be had
+
     def __init__(self, size: int) -> None:
         self._block = POOL.take(size)
         self.__array_interface__ = self._block.__array_interface__
