@@ -61,7 +61,7 @@ def shuffled_edges(rng: np.random.Generator) -> Callable[[GraphInputs], GraphInp
 def spoilt_scores(
     scorer: Scorer, hypernetwork: Hypernetwork, architectures: Sequence[Any], seed: int = 0
 ) -> dict[str, Vector]:
-    """Training losses [A] by check: those that apply to this hypernetwork.
+    """Training losses [A] by check: those that apply to this hypernetwork. The scorer need not score other images.
 
     A supernet reads nothing. Only the gated graph network falls silent without edges (a transformer attends to every
     node), and SMASH's network reads an encoding instead of a graph.

@@ -35,9 +35,9 @@ def write_matrix(out: Array, row: Parameter, tile: Floats, noise: float, scale: 
     *_, inputs, outputs = row.leaf.shape
     tiles = tile.reshape(-1, *tile.shape[2:]) * np.float32(scale)
     kinds = _positions(row, tile.shape[:2])
-    start = offset
+    signs, start = _signs(tile.shape[-1], inputs, outputs), offset
     for index, matrix in zip(kinds, _matrices(out, row), strict=True):
-        _write(matrix, tiles[index], inputs, outputs, np.float32(noise * scale), start % BANK)
+        _write(matrix, tiles[index], signs, np.float32(noise * scale), start % BANK)
         start += inputs * outputs
 
 
@@ -61,31 +61,41 @@ def _matrices(out: Array, row: Parameter) -> Iterator[Array]:
         yield ordered[index]
 
 
-def _write(matrix: Array, tile: Floats, inputs: int, outputs: int, noise: np.float32, start: int) -> None:
-    """One [I, O] matrix, in chunks of rows that share a copy of the tile."""
+def _signs(size: int, inputs: int, outputs: int) -> Floats:
+    """[I / T, O] of -1 and 1: for every copy of a tile downwards, and all channels across."""
+    table, downwards, across = block_signs(), -(-inputs // size), -(-outputs // size)
+    copies = table[np.ix_(np.arange(downwards) % len(table), np.arange(across) % len(table))]
+    return np.repeat(copies, size, axis=1)[:, :outputs]
+
+
+def _write(matrix: Array, tile: Floats, signs: Floats, noise: np.float32, start: int) -> None:
+    """One [I, O] matrix, in chunks of one or several copies of the tile, or of rows of one."""
+    outputs = signs.shape[1]
+    inputs = matrix.size // outputs
+    size = min(len(tile), inputs)
     try:
         target = matrix.reshape(inputs, outputs, copy=False)
     except ValueError:  # its axes do not lie in order: through a copy of it
         target = np.empty((inputs, outputs), np.float32)
-    size = tile.shape[0]
-    bank, signs = noise_bank(), block_signs()
-    columns = np.arange(outputs)
-    wide = tile[:, :outputs] if outputs <= size else tile[:, columns % size]  # [T, O]
-    copies = (columns // size) % len(signs)
-    rows = max(1, min(size, inputs, CHUNK // outputs))
+    wide = np.tile(tile[:size], -(-outputs // len(tile)))[:, :outputs]  # [T, O]
+    blocks, rows = max(1, CHUNK // (size * outputs)), max(1, min(size, CHUNK // outputs))
+    blocks = min(blocks, len(signs))
     direct = target.dtype == np.float32 and target.flags.c_contiguous
-    scratch = None if direct else np.empty((rows, outputs), np.float32)
-    signed = np.empty((rows, outputs), np.float32)
-    for first in range(0, inputs, size):
-        block = signs[(first // size) % len(signs)][copies]
-        for top in range(first, min(first + size, inputs), rows):
-            bottom = min(top + rows, first + size, inputs)
-            chunk = target[top:bottom] if scratch is None else scratch[: bottom - top]
-            own = np.multiply(wide[top - first : bottom - first], block, out=signed[: bottom - top])
-            np.multiply(_bank_rows(bank, (start + top * outputs) % BANK, chunk.shape), noise, out=chunk)
-            np.add(chunk, own, out=chunk)
-            if scratch is not None:
-                target[top:bottom] = chunk
+    scratch = None if direct else np.empty((blocks * rows, outputs), np.float32)
+    signed = np.empty((blocks, rows, outputs), np.float32)
+    bank = noise_bank()
+    for first, row in itertools.product(range(0, len(signs), blocks), range(0, size, rows)):
+        part, block = wide[row : row + rows], signs[first : first + blocks, None]
+        top = first * size + row
+        chunk = target[top : min(top + len(block) * len(part), inputs)]  # several blocks, or rows of one
+        if not len(chunk):
+            break
+        goal = chunk if scratch is None else scratch[: len(chunk)]
+        own = np.multiply(part, block, out=signed[: len(block), : len(part)]).reshape(-1, outputs)
+        np.multiply(_bank_rows(bank, (start + top * outputs) % BANK, chunk.shape), noise, out=goal)
+        np.add(goal, own[: len(chunk)], out=goal)
+        if scratch is not None:
+            chunk[...] = goal
     if not np.may_share_memory(target, matrix):
         matrix[...] = target.reshape(matrix.shape)
 

@@ -47,13 +47,11 @@ class Reach(NamedTuple):
 
     Attributes:
         nodes: all within MAX_DISTANCE.
-        weights: 1 / distance of each.
-        adjacent: those at distance 1.
+        weights: [2, nodes] of their messages: along edges, and along virtual ones (1 / distance).
     """
 
     nodes: NDArray[np.intp]
     weights: Floats
-    adjacent: NDArray[np.intp]
 
 
 class HostGatedGNN:
@@ -72,25 +70,36 @@ class HostGatedGNN:
         return self._sweep(states_ND, _reversed(before), range(total)[::-1])
 
     def _sweep(self, states: Floats, rows: Sequence[Reach], order: Sequence[int]) -> Floats:
-        """Updates every node once from what those before it in `order` have sent."""
+        """Updates every node once from what those before it in `order` have sent.
+
+        The arithmetic is that of `ghn.propagation.gated_update`. What does not wait for messages is computed for all
+        nodes at once; gates hold half of what goes into them, sigmoid(2 x) being (tanh(x) + 1) / 2.
+        """
         (edge_1, edge_b1), (far_1, far_b1) = self._first
         (edge_2, edge_b2), (far_2, far_b2) = self._second
         (input_w, input_b), (state_w, state_b) = self._gru
         first, first_b = np.concatenate([edge_1, far_1], 1), np.concatenate([edge_b1, far_b1])
-        width, hidden = states.shape[1], edge_1.shape[1]
+        width, hidden, half = states.shape[1], edge_1.shape[1], np.float32(0.5)
         absorb = np.concatenate([edge_2 @ input_w, far_2 @ input_w])
-        edge_bias, far_bias = edge_b2 @ input_w, far_b2 @ input_w
-        state_gates = states @ state_w + state_b
+        received = np.stack([reach.weights.sum(1) for reach in rows])
+        waiting = received @ (np.stack([edge_b2, far_b2]) @ input_w) + input_b
+        own = states @ state_w + state_b
+        absorb[:, : 2 * width] *= half
+        gates = half * (waiting[:, : 2 * width] + own[:, : 2 * width])
+        waiting, own = waiting[:, 2 * width :], own[:, 2 * width :]
         result, sent = np.empty_like(states), np.zeros((len(states), 2 * hidden), np.float32)
         incoming = np.empty(2 * hidden, np.float32)
         for index in order:
-            sources, weights, adjacent = rows[index]
-            gates = input_b
+            sources, weights = rows[index]
+            gate, candidate = gates[index], waiting[index]
             if len(sources):
-                incoming[:hidden] = sent[adjacent, :hidden].sum(0)
-                incoming[hidden:] = weights @ sent[sources, hidden:]
-                gates = incoming @ absorb + (len(adjacent) * edge_bias + weights.sum() * far_bias + input_b)
-            result[index] = _gru(gates, state_gates[index], states[index], width)
+                both = weights @ sent.take(sources, 0)
+                incoming[:hidden], incoming[hidden:] = both[0, :hidden], both[1, hidden:]
+                absorbed = incoming @ absorb
+                gate, candidate = gate + absorbed[: 2 * width], candidate + absorbed[2 * width :]
+            gate = half * np.tanh(gate) + half
+            candidate = np.tanh(candidate + gate[:width] * own[index])
+            result[index] = candidate + gate[width:] * (states[index] - candidate)
             sent[index] = np.maximum(result[index] @ first + first_b, 0)
         return result
 
@@ -98,26 +107,17 @@ class HostGatedGNN:
 def _reached(row: NDArray[np.uint8]) -> Reach:
     nodes = np.flatnonzero(row != FAR)
     distances = row[nodes]
-    return Reach(nodes, np.reciprocal(distances, dtype=np.float32), nodes[distances == 1])
+    return Reach(nodes, np.stack([distances == 1, np.reciprocal(distances, dtype=np.float32)]))
 
 
 def _reversed(before: Sequence[Reach]) -> list[Reach]:
     """The same for paths that lead from every node instead of to it."""
     targets = np.repeat(np.arange(len(before)), [len(reach.nodes) for reach in before])
     sources = np.concatenate([reach.nodes for reach in before])
-    weights = np.concatenate([reach.weights for reach in before])
+    weights = np.concatenate([reach.weights for reach in before], axis=1)
     order = np.argsort(sources, kind="stable")
     ends = np.searchsorted(sources[order], np.arange(1, len(before)))
-    return [Reach(targets[own], weights[own], targets[own][weights[own] == 1]) for own in np.split(order, ends)]
-
-
-def _gru(gates: Floats, state_gates: Floats, state: Floats, width: int) -> Floats:
-    """`ghn.propagation.gated_update` for one node."""
-    half = np.float32(0.5)
-    both = half * np.tanh(half * (gates[: 2 * width] + state_gates[: 2 * width])) + half  # a sigmoid without overflow
-    reset, update = both[:width], both[width:]
-    candidate = np.tanh(gates[2 * width :] + reset * state_gates[2 * width :])
-    return (1 - update) * candidate + update * state
+    return [Reach(targets[own], weights[:, own]) for own in np.split(order, ends)]
 
 
 # ------------------------------------------------------------------------------------------------ graph transformer
