@@ -29,9 +29,10 @@ class InitialiseConfig:
     """What is trained, from which hypernetwork's weights."""
 
     checkpoint: str = "default"  # run folder, .safetensors file or packaged name
-    # Architectures as text, or names of the space's `models`; none: all of those, or `count` unseen.
+    # Architectures as text, or names of the space's `models`; none: all of those, or `count` unseen ones.
     networks: tuple[str, ...] = ()
-    count: int = 6  # unseen architectures, of a space without models
+    count: int = 6  # unseen architectures, where the space has no models or they are to be `drawn`
+    drawn: bool = False  # unseen architectures instead of models
     data: DataConfig = DataConfig(image_size=OPEN_SIZE)
     training: TrainingConfig = TrainingConfig()
     seed: int = 0  # of the unseen architectures
@@ -47,7 +48,7 @@ def initialise(config: InitialiseConfig, out: Path, console: Console) -> dict[st
     keep_memory()
     splits = load(config.data)
     hypernetwork = _hypernetwork(config, splits)
-    networks = _networks(config, hypernetwork)
+    networks = networks_of(config, hypernetwork)
     claim(out, dataclasses.asdict(config), dataclasses.asdict(InitialiseConfig()), splits.provenance)
     space, training = hypernetwork.space, config.training
     table = out / "trainings.jsonl"
@@ -75,14 +76,23 @@ def _hypernetwork(config: InitialiseConfig, splits: Splits) -> ghn.Hypernetwork:
     return loaded
 
 
-def _networks(config: InitialiseConfig, hypernetwork: ghn.Hypernetwork) -> dict[str, Any]:
-    """What to train, by name."""
+def networks_of(config: InitialiseConfig, hypernetwork: ghn.Hypernetwork) -> dict[str, Any]:
+    """What to train, by name.
+
+    Raises:
+        ValueError: unseen architectures of a hypernetwork that has seen all.
+    """
     space: SearchSpace[Any] = hypernetwork.space
     made = space.models() if isinstance(space, TapeSpace) else {}
     if config.networks:
         return {text: made[text] if text in made else space.from_string(text) for text in config.networks}
-    if made:
+    if made and not config.drawn:
         return made
+    if hypernetwork.held_out[0] <= 0:
+        raise ValueError(
+            f"InitialiseConfig.drawn: checkpoint {config.checkpoint!r} held nothing out of its training, so nothing is "
+            "known to be unseen; train it with --held-out, or name architectures in networks"
+        )
     rng, chosen = np.random.default_rng(config.seed), dict[str, Any]()
     while len(chosen) < config.count:
         network = space.sample(rng)

@@ -28,6 +28,8 @@ class SpaceConfig:
     stage_widths: tuple[int, ...] = (16, 32, 48)  # deepnets: largest width of a stage at each resolution
     stage_channels: tuple[int, ...] = (24, 48, 64)  # deepnets: most channels of any layer there
     blocks: int = 10  # deepnets: most blocks of a network in training
+    block_kinds: tuple[str, ...] = ()  # deepnets: of blocks that training draws, all convolutional; none: all there are
+    norm_kinds: tuple[Literal["batch", "layer", "group"], ...] = ()  # deepnets: that training draws; none: all
     nodes: int = 4  # darts: of a cell
     grammar_widths: tuple[int, ...] = (8, 16, 24)  # grammar: channels of each stage
     grammar_leaves: int = 16  # grammar: most operations of a stage
@@ -56,6 +58,8 @@ class SpaceConfig:
                 widths=self.stage_widths,
                 channels=self.stage_channels,
                 blocks=self.blocks,
+                kinds=self.block_kinds,
+                norm_kinds=self.norm_kinds,
             )
         if self.name == "darts":
             return DARTS(

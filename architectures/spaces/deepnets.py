@@ -16,8 +16,9 @@ import numpy as np
 
 from architectures import tape_graph
 from architectures.spaces import deepnets_models
+from architectures.spaces.base import later
 from architectures.spaces.deepnets_blocks import entry_of, lower
-from architectures.spaces.deepnets_sampling import SPLITS, Split, draw
+from architectures.spaces.deepnets_sampling import CONV_KINDS, DRAWN_NORMS, SPLITS, Split, draw
 from architectures.spaces.deepnets_text import (
     BRANCHES,
     DOWNS,
@@ -29,7 +30,7 @@ from architectures.spaces.deepnets_text import (
     parse,
 )
 from architectures.spaces.tape_space import TapeSpace
-from architectures.tape import ACTIVATIONS, HEADS, NORMS, STEP, Tape
+from architectures.tape import ACTIVATIONS, HEADS, NORMS, STEP, Norm, Tape
 from architectures.tape_layout import TapeShape
 
 TRIES = 1000  # draws of a split before the space is found too small for it
@@ -56,6 +57,9 @@ class DeepNets(TapeSpace[DeepNet]):
             convolutions, larger ones, 1x1 ones and dense layers, depthwise ones, normalisations, attention, token
             mixers, squeeze-and-excite.
         nodes: most nodes of a graph.
+        kinds: of blocks that training draws and moves lead to, for a family of convolutional networks; none: all,
+            attention and mixers too. The others remain in the space, as text.
+        norm_kinds: the same of normalisations.
 
     Raises:
         ValueError: a field out of range.
@@ -81,6 +85,8 @@ class DeepNets(TapeSpace[DeepNet]):
     mixers: int = 4
     excited: int = 4
     nodes: int = 128
+    kinds: tuple[str, ...] = later(())
+    norm_kinds: tuple[Norm, ...] = later(())
 
     def __post_init__(self) -> None:
         count = len(self.widths)
@@ -120,6 +126,9 @@ class DeepNets(TapeSpace[DeepNet]):
         ):
             if getattr(self, field) < 1:
                 raise ValueError(f"DeepNets.{field}={getattr(self, field)}: must be at least 1")
+        for field, known in (("kinds", CONV_KINDS), ("norm_kinds", tuple(DRAWN_NORMS))):
+            if not set(getattr(self, field)) <= set(known):
+                raise ValueError(f"DeepNets.{field}={getattr(self, field)}: of {', '.join(known)}")
 
     # ----------------------------------------------------------------------------------------------------- choices
 
@@ -191,7 +200,7 @@ class DeepNets(TapeSpace[DeepNet]):
         stage at every resolution and blocks without options; those with options are more by orders of magnitude."""
         kinds = sum(
             math.prod(len(self.choices(kind, letter, 8)) for letter in OPTIONS[kind])
-            for kind in OPTIONS
+            for kind in self.kinds or OPTIONS
             if kind not in ("sum", "cat", "pos")
         )
         widths = math.prod(max(width // 2 // STEP, 1) + 1 for width in self.widths)
@@ -199,7 +208,7 @@ class DeepNets(TapeSpace[DeepNet]):
             math.comb(depth - 1, len(self.widths) - 1) * kinds**depth
             for depth in range(len(self.widths), self.blocks + 1)
         )
-        ways = (len(DOWNS) - 1) ** (len(self.widths) - 1) * 3 * 3
+        ways = (len(DOWNS) - 1) ** (len(self.widths) - 1) * len(self.norm_kinds or DRAWN_NORMS) * 3
         return sum(stem.startswith("conv") for stem in self.stems) * widths * layouts * ways
 
     @property
@@ -256,7 +265,7 @@ class DeepNets(TapeSpace[DeepNet]):
         replace = dataclasses.replace
         entry = entry_of(network.stem)
         yield from (replace(network, stem=stem) for stem in self.stems if entry_of(stem) == entry)
-        yield from (replace(network, norm=norm) for norm in NORMS if norm != "none")
+        yield from (replace(network, norm=norm) for norm in self.norm_kinds or NORMS if norm != "none")
         yield from (replace(network, activation=activation) for activation in ACTIVATIONS[1:])
         yield from (replace(network, head=head) for head in HEADS)
         for index, stage in enumerate(network.stages):
@@ -274,7 +283,7 @@ class DeepNets(TapeSpace[DeepNet]):
             before, after = stage.blocks[:index], stage.blocks[index + 1 :]
             yield replace(stage, blocks=before + after)
             yield replace(stage, blocks=(*before, block, block, *after))
-            for kind in OPTIONS:
+            for kind in self.kinds or OPTIONS:
                 if kind not in ("sum", "cat", "pos", block.kind):
                     yield replace(stage, blocks=(*before, Block(kind), *after))
             for position, (letter, _) in enumerate(block.options):

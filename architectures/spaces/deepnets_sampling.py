@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 Split = Literal["id", "wide", "deep", "dense", "norm-free"]
 SPLITS: tuple[Split, ...] = ("id", "wide", "deep", "dense", "norm-free")
 CONV_KINDS = ("plain", "sep", "basic", "pre", "bottle", "mb", "next", "pool", "dense", "sum", "cat")
+DRAWN_NORMS: dict[Norm, float] = {"batch": 0.6, "layer": 0.15, "group": 0.25}  # and how often
 Item = TypeVar("Item")
 
 
 def draw(space: DeepNets, rng: np.random.Generator, split: Split) -> DeepNet:
     """One draw of a split; it may be too large for the space's slots."""
-    norm: Norm = "none" if split == "norm-free" else _pick(rng, ("batch", "layer", "group"), (0.6, 0.15, 0.25))
+    norm: Norm = "none" if split == "norm-free" else _norm(space, rng)
     activation: Activation = _pick(rng, ("relu", "gelu", "silu"), (0.5, 0.2, 0.3))
     stems = [stem for stem in space.stems if not (split == "dense" and stem.startswith("patch"))]
     stem = stems[int(rng.choice(len(stems), p=_stem_weights(stems)))]
@@ -37,7 +38,8 @@ def draw(space: DeepNets, rng: np.random.Generator, split: Split) -> DeepNet:
     for index in range(stages_count):
         section = first + index
         width = _width(space, rng, section, split, stages[-1].width if stages else 0)
-        token_stage = space.shape.has_tokens(section) and rng.random() < (0.6 if tokens_first else 0.25)
+        tokens = space.shape.has_tokens(section) and not space.kinds
+        token_stage = tokens and rng.random() < (0.6 if tokens_first else 0.25)
         blocks = _blocks(space, rng, split, width, int(shares[index]), token_stage and split != "dense")
         down = None if index == 0 else _pick(rng, ("conv3", "conv2", "max", "avg"), (0.4, 0.2, 0.2, 0.2))
         if index > 0 and blocks[0].kind in STRIDED_KINDS and blocks[0]["k"] == 3 and rng.random() < 0.7:
@@ -49,6 +51,12 @@ def draw(space: DeepNets, rng: np.random.Generator, split: Split) -> DeepNet:
 
 def _pick(rng: np.random.Generator, items: Sequence[Item], weights: Sequence[float] | None = None) -> Item:
     return items[int(rng.choice(len(items), p=weights))]
+
+
+def _norm(space: DeepNets, rng: np.random.Generator) -> Norm:
+    kinds = space.norm_kinds or tuple(DRAWN_NORMS)
+    shares = np.array([DRAWN_NORMS[kind] for kind in kinds])
+    return _pick(rng, kinds, tuple(shares / shares.sum()))
 
 
 def _stem_weights(stems: Sequence[str]) -> np.ndarray:
@@ -81,10 +89,11 @@ def _blocks(
         return ((Block("pos"),) if mixer.kind == "attn" and rng.random() < 0.7 else ()) + pairs
     if split == "dense":
         return tuple(_dense_block(space, rng, width) for _ in range(count))
-    blocks = [random_block(space, rng, _pick(rng, CONV_KINDS), width)]
+    kinds = space.kinds or CONV_KINDS
+    blocks = [random_block(space, rng, _pick(rng, kinds), width)]
     while len(blocks) < count:
         again = rng.random() < 0.6
-        blocks.append(blocks[-1] if again else random_block(space, rng, _pick(rng, CONV_KINDS), width))
+        blocks.append(blocks[-1] if again else random_block(space, rng, _pick(rng, kinds), width))
     return tuple(blocks)
 
 

@@ -1,5 +1,6 @@
 """`ghn-eval initialise`: the table of trainings, the rates that it chooses, and what both starts have in common."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,8 +12,8 @@ from rich.console import Console
 
 import ghn
 from architectures.layers import Layers
-from architectures.spaces import MLPSpace
-from eval.initialise import InitialiseConfig, initialise
+from architectures.spaces import DeepNets, MLPSpace
+from eval.initialise import InitialiseConfig, initialise, networks_of
 from eval.starts import Curves, TrainingConfig, curves, train_all, win_rates
 from ghn import GHNConfig, Hypernetwork
 from train.data import DataConfig, Splits, batch_indices, load
@@ -132,6 +133,19 @@ def test_the_command_writes_and_goes_on(tmp_path: Path) -> None:
     assert len((out / "trainings.jsonl").read_text().splitlines()) == 2
     with pytest.raises(ValueError, match="belongs to another run"):
         initialise(InitialiseConfig("demo", (cell,), count=7, training=training), out, console)
+
+
+def test_unseen_architectures_are_drawn() -> None:
+    space = DeepNets(kinds=("basic",), norm_kinds=("batch",))
+    config = InitialiseConfig("here", count=3, drawn=True)
+    hypernetwork = Hypernetwork.create(space, GHNConfig(network="open", width=8, message_width=4, hidden=8, tile=8))
+    with pytest.raises(ValueError, match=r"InitialiseConfig.drawn: checkpoint 'here' held nothing out"):
+        networks_of(config, hypernetwork)
+    hypernetwork = dataclasses.replace(hypernetwork, held_out=(0.3, 0))
+    drawn = networks_of(config, hypernetwork)
+    assert len(drawn) == 3 and drawn == networks_of(config, hypernetwork)
+    assert all(hypernetwork.unseen(space.from_string(text)) for text in drawn)
+    assert networks_of(InitialiseConfig("here"), hypernetwork) == space.models()
 
 
 def test_data_that_the_checkpoint_was_not_made_for_is_refused(tmp_path: Path) -> None:

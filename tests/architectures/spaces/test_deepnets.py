@@ -17,6 +17,7 @@ from architectures.spaces import DeepNets, deepnets_models
 from architectures.spaces.deepnets_blocks import lower
 from architectures.spaces.deepnets_sampling import SPLITS, Split
 from architectures.spaces.deepnets_text import OPTIONS, Block, DeepNet
+from architectures.spaces.registry import settings
 from architectures.tape import tape_leaves
 from tests.architectures.spaces.tapes import assert_graph_is_the_trace
 
@@ -78,6 +79,21 @@ def test_training_draws_every_kind_of_block() -> None:
     assert {network.stem for network in drawn} == set(SPACE.stems)
 
 
+def test_a_family_draws_its_kinds_and_moves_stay_in_it() -> None:
+    family = DeepNets(kinds=("basic", "sep"), norm_kinds=("batch", "group"))
+    drawn = [family.sample(seed) for seed in range(60)]
+    assert {block.kind for network in drawn for stage in network.stages for block in stage.blocks} == {"basic", "sep"}
+    assert {network.norm for network in drawn} == {"batch", "group"}
+    assert len({stage.width for network in drawn for stage in network.stages}) > 5
+    for other in family.neighbours(drawn[0]):
+        assert {block.kind for stage in other.stages for block in stage.blocks} <= {"basic", "sep"}
+        assert other.norm in ("batch", "group")
+    assert family.size < SPACE.size
+    vit = SPACE.to_string(SPACE.models()["vit"])
+    assert family.to_string(family.from_string(vit)) == vit  # the rest of the space is still there
+    assert "kinds" not in settings(SPACE) and settings(family)["kinds"] == ["basic", "sep"]
+
+
 def test_networks_made_by_hand_are_always_held_out() -> None:
     models = SPACE.models()
     assert len(models) >= 10 and {"resnet18", "resnet50", "vit", "mixer", "convnext", "efficientnet"} <= set(models)
@@ -104,6 +120,9 @@ def test_canonical_orders_branches_only() -> None:
 
 
 def test_wrong_sizes_are_refused() -> None:
+    for field, value in [("kinds", ("basic", "attn")), ("norm_kinds", ("none",))]:
+        with pytest.raises(ValueError, match=rf"DeepNets\.{field}=.*: of (plain|batch), "):
+            dataclasses.replace(SPACE, **{field: value})
     for field, value in [("widths", (16, 30, 48)), ("channels", (16, 32, 40)), ("kernels", (5,)), ("classes", 0)]:
         with pytest.raises(ValueError, match=rf"DeepNets\.{field}="):
             dataclasses.replace(SPACE, **{field: value})

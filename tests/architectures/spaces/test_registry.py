@@ -17,10 +17,11 @@ from architectures.spaces import DARTS, SMASH, CellSpace, DeepNets, Grammar, NAS
         NASBench201(channels=4, exits=True),
         SMASH(channels=(4, 8), layers=(2,)),
         DeepNets(widths=(8, 16), channels=(8, 24), units=(10, 10)),
+        DeepNets(kinds=("basic",), norm_kinds=("batch",)),
         DARTS(channels=4, cells=2, nodes=3),
         Grammar(widths=(8,), sequence=0.4, kernels=(3,)),
     ],
-    ids=["default", "other", "exits", "smash", "deepnets", "darts", "grammar"],
+    ids=["default", "other", "exits", "smash", "deepnets", "family", "darts", "grammar"],
 )
 def test_settings_survive_json(space: NASBench201 | SMASH | DeepNets | DARTS | Grammar) -> None:
     assert from_settings(json.loads(json.dumps(settings(space)))) == space
