@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 from typing import Any
 
 import flax.linen as nn
@@ -205,6 +206,30 @@ def test_strict_and_report(hypernetwork: ghn.OpenHypernetwork) -> None:
     np.testing.assert_array_equal(result.params["gamma0"], np.full(12, 1e-6, np.float32))
     with pytest.raises(ValueError, match=r"strict=True: not predicted: gamma0 \(a factor"):
         ghn.predict(model, *inputs, hypernetwork=hypernetwork, strict=True)
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_the_collector_rests_and_comes_back_as_it_was(on: bool, hypernetwork: ghn.OpenHypernetwork) -> None:
+    seen: list[bool] = []
+
+    def apply(params: Any, x: jax.Array) -> jax.Array:
+        seen.append(gc.isenabled())
+        return x @ params
+
+    def broken(params: Any, x: jax.Array) -> jax.Array:
+        raise RuntimeError("out of order")
+
+    params, x = jnp.ones((4, 2)), jnp.ones((1, 4))
+    before = gc.isenabled()
+    (gc.enable if on else gc.disable)()
+    try:
+        ghn.predict_params(apply, params, x, hypernetwork=hypernetwork)
+        assert gc.isenabled() == on and not any(seen)
+        with pytest.raises(RuntimeError, match="out of order"):
+            ghn.predict_params(broken, params, x, hypernetwork=hypernetwork)
+        assert gc.isenabled() == on
+    finally:
+        (gc.enable if before else gc.disable)()
 
 
 def test_boxes_and_shardings_come_back(hypernetwork: ghn.OpenHypernetwork) -> None:
