@@ -29,7 +29,7 @@ from rich.table import Table
 
 from architectures.spaces import SearchSpace
 from eval.proxies.table import ProxyTable
-from eval.report import finite_json
+from eval.report import finite_json, markdown_table
 from train.data import Splits
 
 Result = TypeVar("Result")
@@ -189,9 +189,7 @@ def code_digest(*packages: str) -> str:
 
 
 def _markdown(name: str, context: Mapping[str, Any], header: Sequence[str], rows: Rows, notes: Sequence[str]) -> str:
-    lines = [f"# {name}", "", f"`{context['command']}`", ""]
-    lines += [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
-    lines += [f"| {' | '.join(row)} |" for row in rows]
+    lines = [f"# {name}", "", f"`{context['command']}`", "", markdown_table([header, *rows])]
     lines += ["", *(f"- {note}" for note in notes), ""]
     lines += [
         f"Seed {context['seed']}; commit {context['commit']}; {context['cpus']} CPUs ({context['cpu']}), device "

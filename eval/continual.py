@@ -17,6 +17,7 @@ from rich.table import Table
 from scipy import stats
 
 from eval.plots import accuracy_matrix, task_curves
+from eval.report import markdown_table
 from train.continual.build import RESULT
 from train.continual.metrics import summarise
 
@@ -140,11 +141,10 @@ def report(folders: Sequence[Path], out: Path, console: Console) -> dict[Key, di
         curves = {key[2]: group.matrices.mean(0) for key, group in groups.items() if key[:2] == (stream, scenario)}
         task_curves(curves, f"{stream}, {scenario}", out / f"curves-{stream}-{scenario}")
     console.print(table)
-    lines = [f"| {' | '.join(row)} |" for row in (HEADER, ["---"] * len(HEADER), *rows)]
     note = (
         "Mean over seeds with a 95% interval (Student's t), in percent. Parameters: learner / target (ratio); memory."
     )
-    (out / "continual.md").write_text("\n".join(["# Continual learning", "", *lines, "", note, ""]))
+    (out / "continual.md").write_text(f"# Continual learning\n\n{markdown_table([HEADER, *rows])}\n\n{note}\n")
     tree = {"/".join(key): {name: value._asdict() for name, value in found.items()} for key, found in results.items()}
     (out / "continual.json").write_text(json.dumps(tree, indent=2) + "\n")
     return results

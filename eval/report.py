@@ -55,8 +55,8 @@ def ranking_rows(ranking: Ranking) -> list[list[str]]:
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; the first row is the header."""
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    """A Markdown table; the first row is the header. Bars within cells (architectures have them) are escaped."""
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -129,7 +130,9 @@ def test_the_command_writes_and_goes_on(tmp_path: Path) -> None:
     saved = json.loads((out / "initialise.json").read_text())
     assert saved["models"][cell]["generated"]["1"] == pytest.approx(found[cell]["generated"].mean_K[-1])
     assert {"win_rate_0", "win_rate_1"} <= saved.keys()
-    assert (out / "initialise.png").stat().st_size > 1000 and cell in (out / "initialise.md").read_text()
+    assert (out / "initialise.png").stat().st_size > 1000
+    row = next(line for line in (out / "initialise.md").read_text().splitlines() if "nor_conv" in line)
+    assert cell.replace("|", r"\|") in row and len(re.findall(r"(?<!\\)\|", row)) == 5  # bars of the table alone
     assert len((out / "trainings.jsonl").read_text().splitlines()) == 2
     with pytest.raises(ValueError, match="belongs to another run"):
         initialise(InitialiseConfig("demo", (cell,), count=7, training=training), out, console)
