@@ -112,8 +112,8 @@ def main() -> None:
         rows.append([name, "", *cells, f"{row['added_mb']:.0f} MB beyond {row['weights_mb']:.0f}", "", "", ""])
     notes = [
         "CPU milliseconds of the process, one thread; new model: a width that was never seen, the median of five (the "
-        "first of them asks the system for memory, too), graph + hypernetwork + emission, JAX's tracing apart; again: the "
-        "last of them once more, the median of several, nothing memoised.",
+        "first of them asks the system for memory, too), graph + hypernetwork + emission, JAX's tracing apart; again: "
+        "the last of them once more, the median of several, nothing memoised.",
         "Peers: PyTorch on one thread of an idle machine, graph + forward; measured elsewhere, not in this run.",
         "Propagation (GatedGNN) is linear in nodes plus edges, virtual edges within 50 steps included; emission "
         "is linear in parameters.",
