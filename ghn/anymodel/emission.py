@@ -78,8 +78,7 @@ def _write(matrix: Array, tile: Floats, signs: Floats, noise: np.float32, start:
     except ValueError:  # its axes do not lie in order: through a copy of it
         target = np.empty((inputs, outputs), np.float32)
     wide = np.tile(tile[:size], -(-outputs // len(tile)))[:, :outputs]  # [T, O]
-    blocks, rows = max(1, CHUNK // (size * outputs)), max(1, min(size, CHUNK // outputs))
-    blocks = min(blocks, len(signs))
+    blocks, rows = min(len(signs), max(1, CHUNK // (size * outputs))), min(size, max(1, CHUNK // outputs))
     direct = target.dtype == np.float32 and target.flags.c_contiguous
     scratch = None if direct else np.empty((blocks * rows, outputs), np.float32)
     signed = np.empty((blocks, rows, outputs), np.float32)
@@ -87,7 +86,7 @@ def _write(matrix: Array, tile: Floats, signs: Floats, noise: np.float32, start:
     for first, row in itertools.product(range(0, len(signs), blocks), range(0, size, rows)):
         part, block = wide[row : row + rows], signs[first : first + blocks, None]
         top = first * size + row
-        chunk = target[top : min(top + len(block) * len(part), inputs)]  # several blocks, or rows of one
+        chunk = target[top : top + len(block) * len(part)]  # several blocks, or rows of one
         if not len(chunk):
             break
         goal = chunk if scratch is None else scratch[: len(chunk)]
