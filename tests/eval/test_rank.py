@@ -17,14 +17,16 @@ from architectures.spaces import NASBench201
 from eval.checks import SHUFFLED, SILENT, SMALL, WRONG, judge, no_messages, shuffled_edges, spoilt_scores
 from eval.ground_truth import GroundTruth
 from eval.html_report import read_saved, write_html
-from eval.rank import RankConfig, rank
+from eval.rank import RankConfig, rank, rank_against
 from eval.ranking import COMBINED, PRIMARY, Method, compare
 from eval.report import ranking_json, ranking_notes, ranking_rows, write_ranking_files
 from eval.scoring import ScoreConfig, Scorer, Scores, _score, ensemble, inverse_temperature, tempered_loss
 from ghn import GHNConfig, Hypernetwork, Preprocessing
 from train.cli import run_command
+from train.config import SpaceConfig, TrainConfig
 from train.data import DataConfig, DataError, Splits, load
 from train.finetune import FinetuneConfig
+from train.loop import train
 from train.target_table import sample_classes
 
 SPACE = NASBench201(channels=2, stages=1, input_shape=(6, 6, 1), classes=10)
@@ -137,6 +139,34 @@ def test_rank_writes_everything_that_it_promises(
     saved = read_saved(tmp_path / "out")
     np.testing.assert_allclose(saved.accuracy, ranking.truth.accuracy)
     np.testing.assert_allclose(saved.scores[PRIMARY], ranking.methods[PRIMARY].scores, rtol=1e-6)
+
+
+def test_earlier_points_of_training_are_rows(data: DataConfig, splits: Splits, tmp_path: Path) -> None:
+    space = SpaceConfig(channels=2)
+    run = TrainConfig(space, data, ghn=TINY, steps=4, batch=8, meta_batch=1, held_out=0.5, checkpoint_every=2)
+    trained = train(run, tmp_path / "run", show=False)
+    cells = sample_classes(trained.space, 12, 5, trained.unseen)
+    lines = [f"{cell},0,{0.3 + 0.01 * row}" for row, cell in enumerate(cells)]
+    (tmp_path / "truth.csv").write_text("\n".join(["architecture,seed,test_accuracy", *lines]) + "\n")
+    score = ScoreConfig(images=30)
+    config = RankConfig(
+        str(tmp_path / "run"),
+        data=data,
+        ground_truth=str(tmp_path / "truth.csv"),
+        points=(2,),
+        score=score,
+        resamples=20,
+        checks=False,
+    )
+    scorer = Scorer(trained, splits.train, splits.score, score)
+    ranking = rank_against(config, trained, splits, scorer).ranking
+    early = ghn.load(tmp_path / "run", step=2)
+    expected = Scorer(early, splits.train, splits.score, score)(ranking.truth.architectures).train_loss
+    row = ranking.methods[f"{PRIMARY}, step 2"]
+    np.testing.assert_allclose(row.scores, -expected, rtol=1e-6)
+    assert not np.allclose(row.scores, ranking.methods[PRIMARY].scores)
+    with pytest.raises(ghn.CheckpointError, match="no checkpoint of step 3; there are 2, 4"):
+        rank_against(dataclasses.replace(config, points=(3,)), trained, splits, scorer)
 
 
 def test_a_perfect_and_an_inverted_score_are_seen_as_such() -> None:
