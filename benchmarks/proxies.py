@@ -65,16 +65,16 @@ class Options:
     out: Path = Path("benchmarks/results")  # results
 
 
-def read_published(path: Path, space: NASBench201) -> dict[str, dict[str, float]]:
-    """Isomorphism class -> published name -> score; what is missing is nan."""
+def read_published(path: Path, space: NASBench201) -> dict[str, tuple[Any, dict[str, float]]]:
+    """Isomorphism class -> the published cell and its scores by published name; what is missing is nan.
+
+    The cell itself counts: others of its class may carry dead edges, whose parameters are counted too.
+    """
     with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
         rows = list(csv.DictReader(file))
-    return {
-        space.canonical(space.from_string(row["arch_str"])): {
-            name: float(row[name] or "nan") for name in PUBLISHED.values()
-        }
-        for row in rows
-    }
+    cells = [space.from_string(row["arch_str"]) for row in rows]
+    scores = [{name: float(row[name] or "nan") for name in PUBLISHED.values()} for row in rows]
+    return {space.canonical(cell): (cell, own) for cell, own in zip(cells, scores, strict=True)}
 
 
 def scored(
@@ -105,10 +105,10 @@ def timed(options: Options, space: NASBench201, architectures: list[Any], *data:
 
 
 def agreement(
-    column: NDArray[np.float64], keys: Sequence[str], published: dict[str, dict[str, float]], name: str
+    column: NDArray[np.float64], keys: Sequence[str], published: dict[str, tuple[Any, dict[str, float]]], name: str
 ) -> tuple[float, int]:
     """Spearman with the published scores, and of how many cells."""
-    theirs = np.array([published[key][PUBLISHED[name]] for key in keys])
+    theirs = np.array([published[key][1][PUBLISHED[name]] for key in keys])
     both = np.isfinite(column) & np.isfinite(theirs)
     return (spearman(column[both], theirs[both]) if both.sum() > 2 else float("nan")), int(both.sum())
 
@@ -131,8 +131,8 @@ def main(options: Options) -> None:
     space = NASBench201(channels=options.channels, cells=options.cells, input_shape=shape)
     table, published = read_ground_truth(options.table, space, options.column), read_published(options.published, space)
     truth = table.select(lambda architecture: space.held_out(architecture, options.share))
-    known = table.select(lambda architecture: space.canonical(architecture) in published)
-    keys, compared = list(known.classes[: options.compared]), list(known.architectures[: options.compared])
+    keys = [key for key in table.classes if key in published][: options.compared]
+    compared = [published[key][0] for key in keys]
     columns, seconds = scored(options, space, [*truth.architectures, *compared], options.image_size, "reduced")
     full: dict[str, NDArray[np.float64]] = {}
     if options.full:
