@@ -203,6 +203,7 @@ class DeepNets(TapeSpace[DeepNet]):
             for kind in self.kinds or OPTIONS
             if kind not in ("sum", "cat", "pos")
         )
+        kinds += len({"sum", "cat"} & set(self.kinds))  # each with some branches at least
         widths = math.prod(max(width // 2 // STEP, 1) + 1 for width in self.widths)
         layouts = sum(
             math.comb(depth - 1, len(self.widths) - 1) * kinds**depth

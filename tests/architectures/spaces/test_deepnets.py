@@ -89,6 +89,7 @@ def test_a_family_draws_its_kinds_and_moves_stay_in_it() -> None:
         assert {block.kind for stage in other.stages for block in stage.blocks} <= {"basic", "sep"}
         assert other.norm in ("batch", "group")
     assert family.size < SPACE.size
+    assert DeepNets(kinds=("sum",)).size > 0
     vit = SPACE.to_string(SPACE.models()["vit"])
     assert family.to_string(family.from_string(vit)) == vit  # the rest of the space is still there
     assert "kinds" not in settings(SPACE) and settings(family)["kinds"] == ["basic", "sep"]
