@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -163,19 +164,32 @@ def mean_matrix(matrices: Sequence[Matrix]) -> list[list[float | None]]:
 
 
 def tuned(kept: Kept, setting: ContinualConfig, tasks: int | None = None) -> ContinualConfig:
-    """With the strength that does best on score images of a seed that is not reported.
-
-    The grid grows tenfold or hundredfold, as it is spaced, while its best lies at an edge, at most twice.
-    """
-    stream = dataclasses.replace(setting.stream, data=dataclasses.replace(setting.stream.data, score_images=5000))
+    """With the strength that does best on score images of a seed that is not reported."""
+    stream = dataclasses.replace(setting.stream, data=selecting(setting.stream.data))
     if tasks is not None:
         stream = dataclasses.replace(stream, tasks=tasks)
-    trial = scheduled(dataclasses.replace(setting, stream=stream), evaluate="score", seed=100)
+    trial = scheduled(dataclasses.replace(setting, stream=stream), evaluate="score", seed=UNREPORTED)
 
     def worth(strength: float) -> float:
         return average([kept(learned, dataclasses.replace(trial, strength=strength))]).mean
 
-    grid = list(STRENGTHS[setting.method])
+    return dataclasses.replace(setting, strength=best_strength(setting.method, worth))
+
+
+UNREPORTED = 100  # seed on which settings are chosen
+
+
+def selecting(data: DataConfig) -> DataConfig:
+    """With images held out of training, by which settings are chosen."""
+    return dataclasses.replace(data, score_images=5000)
+
+
+def best_strength(method: Method, worth: Callable[[float], float]) -> float:
+    """The strength of the method's grid that is worth most.
+
+    The grid grows tenfold or hundredfold, as it is spaced, while its best lies at an edge, at most twice.
+    """
+    grid, worth = list(STRENGTHS[method]), functools.cache(worth)
     ratio = grid[1] / grid[0]
     for _ in range(2):
         best = max(grid, key=worth)
@@ -183,4 +197,4 @@ def tuned(kept: Kept, setting: ContinualConfig, tasks: int | None = None) -> Con
             grid = [best / ratio, *grid]
         elif best == grid[-1]:
             grid = [*grid, best * ratio]
-    return dataclasses.replace(setting, strength=max(grid, key=worth))
+    return max(grid, key=worth)

@@ -5,19 +5,22 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from continual_settings import (
     STRENGTHS,
+    UNREPORTED,
     Config,
     Rows,
     average,
+    best_strength,
     forgetting,
     learned_change,
     reduced_config,
     scheduled,
     seeded,
+    selecting,
 )
 from kept import Kept
 
@@ -70,6 +73,7 @@ def _parameters(setting: ContinualConfig) -> int:
 
 INITIALISED: tuple[Method, ...] = ("finetune", "ewc", "si", "replay", "lwf")
 SOON = 50  # steps of a task within which it is told how fast it is learned
+Measures: TypeAlias = dict[str, dict[str, Any]]  # by start: strength, values [seed][measure]
 SPACE = MLPSpace((28, 28, 1), 10, (50, 100, 200), (1, 2, 3))
 
 
@@ -116,21 +120,40 @@ def generated_starts(steps: int, seed: int = 0) -> tuple[list[MLP], list[WeightA
 
 def initialised(
     data: DataConfig, method: Method, steps: int, source_steps: int, seeds: Sequence[int]
-) -> list[list[list[list[float]]]]:
-    """[target][seed][start] of average accuracy, forgetting, accuracy soon; starts: generated, own initialiser's."""
-    stream, strength = SplitStream(data), STRENGTHS.get(method, (1.0, 1.0))[1]
-    found = []
-    for target, generated in zip(*generated_starts(source_steps), strict=True):
-        heads = Heads("CL1", 5, 2, own=True)
-        learner = Watched(SPACE, target, heads, method, adam(1e-3, steps), strength)
-        found.append([])
-        for seed in seeds:
-            pair, schedule = [], ScheduleConfig(steps=steps, memory=2000, seed=seed)
-            for start in (generated, None):
-                summary = summarise(learn(stream, learner.restarted(seed, start), schedule).matrix)
-                pair.append([summary.average, summary.forgetting, learner.soon(steps)])
-            found[-1].append(pair)
-    return found
+) -> list[Measures]:
+    """Measures of each target, from generated weights and from its own initialiser.
+
+    Where the method has a strength, it is chosen for either start by itself.
+    """
+    targets, generated = generated_starts(source_steps)
+    measures = []
+    for target, weights in zip(targets, generated, strict=True):
+        starts: dict[str, WeightArrays | None] = {"generated": weights, "default": None}
+        measures.append({name: _measured(data, method, steps, seeds, target, start) for name, start in starts.items()})
+    return measures
+
+
+def _measured(
+    data: DataConfig, method: Method, steps: int, seeds: Sequence[int], target: MLP, start: WeightArrays | None
+) -> dict[str, Any]:
+    """A method on a target from one start: its strength; by seed average accuracy, forgetting, accuracy soon."""
+    schedule = functools.partial(ScheduleConfig, steps=steps, memory=2000)
+
+    @functools.cache
+    def learner(strength: float) -> Watched:
+        return Watched(SPACE, target, Heads("CL1", 5, 2, own=True), method, adam(1e-3, steps), strength)
+
+    def run(strength: float, stream: SplitStream, schedule: ScheduleConfig) -> list[float]:
+        own = learner(strength).restarted(schedule.seed, start)
+        summary = summarise(learn(stream, own, schedule).matrix)
+        return [summary.average, summary.forgetting, own.soon(steps)]
+
+    def worth(strength: float) -> float:
+        return run(strength, SplitStream(selecting(data)), schedule(seed=UNREPORTED, evaluate="score"))[0]
+
+    strength = best_strength(method, worth) if method in STRENGTHS else 1.0
+    values = [run(strength, SplitStream(data), schedule(seed=seed)) for seed in seeds]
+    return {"strength": strength, "values": values}
 
 
 def initialization(config: Config, kept: Kept, rows: Rows) -> dict[str, Any]:
@@ -143,16 +166,27 @@ def initialization(config: Config, kept: Kept, rows: Rows) -> dict[str, Any]:
     results: dict[str, Any] = {method: {} for method in INITIALISED}
     for method in INITIALISED:
         found = kept(initialised, config.data, method, steps, source_steps, list(config.each))
-        values = np.array(found).mean(0)  # [seed, start, measure]
+        values = {
+            start: np.mean([target[start]["values"] for target in found], 0) for start in ("generated", "default")
+        }
         for index, measure in enumerate(("average", "forgetting", "soon")):
-            generated, own = values[:, :, index].mean(0)
-            gain = estimate(list(values[:, 0, index] - values[:, 1, index]))
-            results[method][measure] = {"generated": generated, "default": own, "interval": [gain.low, gain.high]}
-            shown = f"{100 * generated:.2f} against {100 * own:.2f}"
+            generated, own = (values[start][:, index] for start in ("generated", "default"))
+            gain = estimate(list(generated - own))
+            results[method][measure] = {
+                "generated": float(generated.mean()),
+                "default": float(own.mean()),
+                "interval": [gain.low, gain.high],
+            }
+            shown = f"{100 * generated.mean():.2f} against {100 * own.mean():.2f}"
             rows.append(
-                ["initialization", f"{method}: {measure}", shown, f"difference {gain.percent()}", str(len(values))]
+                ["initialization", f"{method}: {measure}", shown, f"difference {gain.percent()}", str(len(own))]
             )
         results[method] |= results[method]["average"]
+        if method in STRENGTHS:
+            chosen = {start: [target[start]["strength"] for target in found] for start in values}
+            results[method]["strengths"] = chosen
+            shown = "; ".join(f"{start} {', '.join(f'{one:g}' for one in own)}" for start, own in chosen.items())
+            rows.append(["initialization", f"{method}: strengths", shown, "of the two targets", ""])
     return results
 
 

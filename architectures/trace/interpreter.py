@@ -12,6 +12,7 @@ from architectures.trace import control, ops
 from architectures.trace.drafts import KERNEL_OWNERS, Drafts, op_since
 from architectures.trace.handlers import HANDLERS
 from architectures.trace.layout import view_axes
+from architectures.trace.straight import straight_through
 from architectures.trace.values import Entry, LeafRef, Value, aligned, union
 
 Values = list[Value]
@@ -38,7 +39,11 @@ class Interpreter:
                 return Value(shape, literal=number)
             return environment[atom]
 
+        passed = straight_through(jaxpr)
         for equation in jaxpr.eqns:
+            if equation.outvars and equation.outvars[0] in passed:
+                environment[equation.outvars[0]] = environment[passed[equation.outvars[0]]]
+                continue
             results = self.equation(equation, [read(atom) for atom in equation.invars])
             environment.update(zip(equation.outvars, results, strict=True))
         return [read(atom) for atom in jaxpr.outvars]

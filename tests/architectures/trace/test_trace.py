@@ -204,6 +204,29 @@ def test_a_table_that_is_compared_with_and_looked_up_is_owned_once() -> None:
     assert [table.node, looked_up] in graph.edges.tolist()
 
 
+STRAIGHT = {
+    "x + stop(q - x)": lambda x, q: x + jax.lax.stop_gradient(q - x),
+    "stop(q - x) + x": lambda x, q: jax.lax.stop_gradient(q - x) + x,
+    "(q - stop(x)) + x": lambda x, q: q - jax.lax.stop_gradient(x) + x,
+}
+
+
+@pytest.mark.parametrize("way", STRAIGHT)
+def test_a_straight_through_estimator_is_what_it_passes_on(way: str) -> None:
+    params = {name: jax.ShapeDtypeStruct((4, 4), jnp.float32) for name in ("encoder", "table", "decoder")}
+
+    def apply(params: Any, x: Any, join: Any) -> Any:
+        x = x @ params["encoder"]
+        return join(x, params["table"][jnp.argmax(x, -1)]) @ params["decoder"]
+
+    def graph_of(join: Any) -> ArchGraph:
+        return trace(lambda params, x: apply(params, x, join), params, jnp.ones((2, 4)))
+
+    whole, plain, real_sum = (graph_of(join) for join in (STRAIGHT[way], lambda x, q: q, lambda x, q: x + (q - 2 * x)))
+    assert whole.ops == plain.ops and whole.edges.tolist() == plain.edges.tolist()
+    assert "sum" in real_sum.ops
+
+
 def test_unused_leaves_are_owned_too() -> None:
     params = {"used": jax.ShapeDtypeStruct((3, 4), jnp.float32), "unused": jax.ShapeDtypeStruct((5,), jnp.float32)}
     graph = trace(lambda params, x: x @ params["used"], params, jax.ShapeDtypeStruct((2, 3), jnp.float32))

@@ -1,0 +1,155 @@
+"""Is it the hypernetwork that ranks, or would shared weights do? Three one-shot evaluators, trained and tuned alike.
+
+    python benchmarks/supernets.py --cifar10 DIR --table nasbench201.csv.gz
+
+The graph hypernetwork; the same without delta, whose weights are one shared set, normalised as the hypernetwork's are;
+and a plain supernet: shared weights as the optimiser leaves them (one-shot NAS: Bender et al. 2018, Guo et al. 2020).
+Each is trained at every rate of --rates; the rate is chosen by the mean training loss of the candidates, which needs no
+labels, and all are shown. Data, classes and halves are those of ranking.py, parts (a) and (b).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tyro
+from common import console, finish
+from ranking import Options as RankingOptions
+from ranking import cifar10_config, embedded_config
+
+from eval.ground_truth import GroundTruth, read_ground_truth
+from eval.judging import BATCHED, Judged, over_draws, unlabelled
+from eval.metrics import Interval, failures_last
+from eval.ranking import PRIMARY, generated_methods, timed_scores
+from eval.report import cell
+from eval.scoring import ScoreConfig, Scorer
+from ghn import GHNConfig
+from train.config import TrainConfig
+from train.data import load
+from train.loop import train
+
+OURS = "graph hypernetwork"
+KINDS = {
+    OURS: GHNConfig(),
+    "supernet (delta = 0)": GHNConfig(delta=False),
+    "plain supernet": GHNConfig(delta=False, normalise=False),
+}
+SHOWN = ("spearman", "kendall", "kendall_top_half", "kendall_top10", "choose_1_of_100")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What to run."""
+
+    cifar10: Path | None = None  # folder of CIFAR-10 binaries, for NAS-Bench-201
+    table: Path | None = None  # NAS-Bench-201 CSV with arch_str and 200-epoch accuracies
+    rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)  # peak learning rates; 3e-3 is the default of training
+    steps: int = 6000  # of each training
+    images: int = 500  # training images on which a candidate is scored
+    classes: int | None = None  # take only so many of each ground truth
+    runs: Path = Path("runs/benchmark-supernets")  # where runs are kept and found again
+    seed: int = 0  # of each training
+    quick: bool = False  # one rate, 25 classes, 40 steps, 200 resamples
+    out: Path = Path("benchmarks/results")  # results
+
+    @property
+    def resamples(self) -> int:
+        """Of every bootstrap."""
+        return 200 if self.quick else 2000
+
+
+class Trained(NamedTuple):
+    """One kind at one rate.
+
+    Attributes:
+        judged: minus the training loss of every candidate.
+        loss: its mean, in nats.
+    """
+
+    judged: Judged
+    loss: float
+
+
+class Part:
+    """One ground truth, and the training of whatever ranks it."""
+
+    def __init__(self, name: str, config: TrainConfig, options: Options) -> None:
+        self.name, self.options = name, options
+        self.config = dataclasses.replace(config, steps=options.steps, seed=options.seed)
+        self.splits = load(config.data)
+        self.space: Any = config.space.build(self.splits.train.images.shape[1:], self.splits.train.classes)
+        self.truth = self._truth()
+
+    def _truth(self) -> GroundTruth:
+        config, own = self.config, RankingOptions()
+        reported = self.name == "nasbench201"  # of the table in the package there is no development half
+        source = self.options.table if reported else "embedded"
+        assert source is not None
+
+        def wanted(architecture: Any) -> bool:
+            held_out = self.space.held_out(architecture, config.held_out, config.held_out_seed)
+            return held_out and not (reported and self.space.held_out(architecture, 0.5, seed=1))
+
+        column = (own.column,) if reported else ()
+        truth = read_ground_truth(source, self.space, *column).select(wanted)
+        kept = set(truth.classes[: self.options.classes].tolist())
+        return truth.select(lambda architecture: self.space.canonical(architecture) in kept)
+
+    def trained(self, kind: str, rate: float) -> Trained:
+        """Trained, or found, and scored."""
+        optimizer = dataclasses.replace(self.config.optimizer, learning_rate=rate)
+        config = dataclasses.replace(self.config, ghn=KINDS[kind], optimizer=optimizer)
+        hypernetwork = train(config, self.options.runs / f"{self.name}-{kind.split(' (')[0]}-{rate:g}")
+        scorer = Scorer(hypernetwork, self.splits.train, self.splits.score, ScoreConfig(self.options.images))
+        scores = generated_methods(*timed_scores(scorer, self.truth.architectures))[PRIMARY].scores
+        loss = -float(np.mean(scores[np.isfinite(scores)]))
+        asked = np.ones(len(scores), bool)
+        return Trained(unlabelled(failures_last(scores)[0], asked), loss)
+
+
+def judge(part: Part, options: Options) -> tuple[dict[str, Any], list[list[str]]]:
+    """Results and rows of one part."""
+    accuracy, results, rows = part.truth.accuracy, dict[str, Any](), list[list[str]]()
+    console.print(f"{part.name}: {len(accuracy)} classes")
+    everything = {kind: {rate: part.trained(kind, rate) for rate in options.rates} for kind in KINDS}
+    chosen = {kind: min(own, key=lambda rate: own[rate].loss) for kind, own in everything.items()}
+    ours = everything[OURS][chosen[OURS]].judged
+    for kind, own in everything.items():
+        results[kind] = {"rate": chosen[kind], "rates": {}}
+        for rate, trained in own.items():
+            values = {key: over_draws(key, trained.judged, accuracy, resamples=options.resamples) for key in BATCHED}
+            results[kind]["rates"][f"{rate:g}"] = {"loss": trained.loss} | {
+                key: value.as_list() for key, value in values.items()
+            }
+            behind = ""
+            if rate == chosen[kind] and kind != OURS:
+                gap: Interval = over_draws("kendall", trained.judged, accuracy, ours, options.resamples)
+                results[kind]["kendall_minus_hypernetwork"], behind = gap.as_list(), str(gap)
+            name = f"{kind}, rate {rate:g}" + (" (chosen)" if rate == chosen[kind] else "")
+            rows.append([part.name, name, f"{trained.loss:.3f}", *(cell(key, values[key]) for key in SHOWN), behind])
+    return results, rows
+
+
+def main(options: Options) -> None:
+    """Both parts, the second where its data are at hand."""
+    if options.quick:
+        options = dataclasses.replace(options, rates=(3e-3,), classes=25, steps=40, runs=options.runs / "quick")
+    shared = RankingOptions(options.cifar10, options.table, steps=options.steps)
+    parts = {"embedded": embedded_config(shared)}
+    if options.cifar10 is not None and options.table is not None:
+        parts["nasbench201"] = cifar10_config(shared)
+    results: dict[str, Any] = {}
+    body: list[list[str]] = []
+    for name, config in parts.items():
+        results[name], rows = judge(Part(name, config, options), options)
+        body += rows
+    header = ["data", "evaluator", "training loss", *(name.replace("_", " ") for name in SHOWN), "Kendall minus ours"]
+    notes = [f"{options.steps} steps each; score: minus the loss on {options.images} training images."]
+    finish("supernets", results, header, body, notes, options.seed, options.out)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
