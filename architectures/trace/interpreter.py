@@ -228,9 +228,16 @@ def _called(equation: Any) -> Any | None:
 
 
 def _residual(data: Values) -> bool:
-    """Whether a sum of two values of one source is a node: one has parameters, or it is the very same thing twice."""
+    """Whether a sum of two values of one source is a node.
+
+    It is where one has parameters, or is an activation of the other, or they are the very same thing.
+    """
     if len(data) != 2:
         return False
+    for plain, other in (data, data[::-1]):
+        op = None if other.leaves else op_since(other, math.prod(other.shape))
+        if not (plain.marks or plain.leaves) and op in ops.ACTIVATIONS - {"activation"}:
+            return True
     with_parameters = [bool(value.leaves) for value in data]
     untouched = not any(value.marks or value.leaves for value in data) and data[0].shape == data[1].shape
     if {"stencil" in value.marks for value in data} == {True, False} and not (data[0].marks and data[1].marks):

@@ -204,6 +204,15 @@ def test_a_table_that_is_compared_with_and_looked_up_is_owned_once() -> None:
     assert [table.node, looked_up] in graph.edges.tolist()
 
 
+@pytest.mark.parametrize("function", [jax.nn.relu, jax.nn.gelu, jax.nn.silu, jnp.tanh, jax.nn.sigmoid])
+def test_what_is_added_to_an_activation_of_itself_is_a_sum(function: Any) -> None:
+    w = {"w": jnp.ones((3, 3))}
+    graph = trace(lambda p, x: (lambda y: y + function(y))(x @ p["w"]), w, jnp.ones((2, 3)))
+    alone = trace(lambda p, x: function(x @ p["w"]), w, jnp.ones((2, 3)))
+    assert graph.ops == (*alone.ops, "sum") and len(alone.ops) == 3
+    assert graph.edges[graph.edges[:, 1] == 3, 0].tolist() == [1, 2]
+
+
 STRAIGHT = {
     "x + stop(q - x)": lambda x, q: x + jax.lax.stop_gradient(q - x),
     "stop(q - x) + x": lambda x, q: jax.lax.stop_gradient(q - x) + x,
