@@ -19,7 +19,7 @@ from rich.console import Console
 from safetensors.numpy import save_file
 
 import ghn
-from architectures.trace.api import path_of
+from architectures.trace.api import paths_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +64,8 @@ def predict(model: str, config: PredictConfig, out: Path, console: Console) -> N
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".safetensors":
         flat = jax.tree_util.tree_flatten_with_path(tree)[0]
-        save_file({"/".join(path_of(path)): np.asarray(leaf) for path, leaf in flat}, out)
+        names = paths_of([path for path, _ in flat])
+        save_file({"/".join(name): np.asarray(leaf) for name, (_, leaf) in zip(names, flat, strict=True)}, out)
     else:
         ocp.save(out.absolute(), tree, overwrite=True)
     console.print(f"written to {out}")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from architectures.graph import ArchGraph
 from architectures.trace.build import LeafSpec, build
@@ -38,8 +40,10 @@ def trace(apply: Callable[..., Any], params: Any, *inputs: Any, state: Any = Non
 
     Raises:
         TraceError: `apply` cannot be traced, for instance because it branches on values.
+        TypeError: a leaf that is no array, or a random key among the parameters.
         ValueError: no parameters.
     """
+    params, state, inputs = as_arrays(params, "params"), as_arrays(state, "state"), as_arrays(inputs)
     jaxpr = trace_jaxpr(apply, params, *inputs, state=state)
     return graph_of_jaxpr(jaxpr, params, inputs, state)
 
@@ -55,7 +59,8 @@ def graph_of_jaxpr(jaxpr: Any, params: Any, inputs: Any, state: Any = None) -> A
     flat = jax.tree_util.tree_flatten_with_path(params)[0]
     if not flat:
         raise ValueError("params: no parameter leaves; there is nothing to predict")
-    leaves = [LeafSpec(path_of(path), tuple(leaf.shape), str(leaf.dtype)) for path, leaf in flat]
+    names = paths_of([path for path, _ in flat])
+    leaves = [LeafSpec(name, tuple(leaf.shape), str(leaf.dtype)) for name, (_, leaf) in zip(names, flat, strict=True)]
     drafts = Drafts([leaf.shape for leaf in leaves])
     interpreter = Interpreter(drafts)
     values = [
@@ -90,11 +95,44 @@ def abstract(tree: Any) -> Any:
     return jax.tree.map(leaf, tree)
 
 
-def path_of(keys: tuple[Any, ...]) -> tuple[str, ...]:
-    """Keys of a pytree path as text, without the field of a box (such as Flax's `Partitioned`)."""
-    names = [str(next(getattr(key, field) for field in ("key", "name", "idx") if hasattr(key, field))) for key in keys]
-    boxed = len(keys) > 1 and hasattr(keys[-1], "name") and names[-1] == "value"
-    return tuple(names[:-1] if boxed else names)
+def as_arrays(tree: Any, name: str = "inputs") -> Any:
+    """Python's numbers as arrays; arrays and `jax.ShapeDtypeStruct`s stay.
+
+    Raises:
+        TypeError: anything else, named; among "params" also a random key.
+    """
+
+    def leaf(path: Any, value: Any) -> Any:
+        where = "/".join((name, *_texts(path)))
+        if isinstance(value, bool | int | float | complex):
+            return np.asarray(value, jnp.result_type(value))
+        if not hasattr(value, "shape") or not hasattr(value, "dtype"):
+            raise TypeError(
+                f"{where}: {value!r} is no array; close over it: lambda params, x: apply(params, x, {value!r})"
+            )
+        if name == "params" and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+            raise TypeError(f"{where}: a random key is no weight; pass it in state=, for apply(params, state, *inputs)")
+        return value
+
+    return jax.tree_util.tree_map_with_path(leaf, tree)
+
+
+def paths_of(paths: Sequence[tuple[Any, ...]]) -> list[tuple[str, ...]]:
+    """Paths of a pytree's leaves as text, without the field of a box (such as Flax's `Partitioned`).
+
+    A box is told by its only field, `value`: where that has siblings it is a name like any other.
+    """
+    ending = [len(path) > 1 and getattr(path[-1], "name", None) == "value" for path in paths]
+    below = Counter(path[:depth] for path in paths for depth in range(len(path))) if any(ending) else {}
+    return [
+        _texts(path[:-1] if ends and below[path[:-1]] == 1 else path) for path, ends in zip(paths, ending, strict=True)
+    ]
+
+
+def _texts(keys: tuple[Any, ...]) -> tuple[str, ...]:
+    return tuple(
+        str(next(getattr(key, field) for field in ("key", "name", "idx") if hasattr(key, field))) for key in keys
+    )
 
 
 def explained(traced: Callable[[], Any]) -> Any:
@@ -105,7 +143,8 @@ def explained(traced: Callable[[], Any]) -> Any:
         reason = str(error).strip().splitlines()[0]
         raise TraceError(
             f"{_line(error)}: the model needs a value while JAX traces it, so its graph cannot be read "
-            f"({type(error).__name__}: {reason}). Write it with jnp.where, jax.lax.cond or static arguments"
+            f"({type(error).__name__}: {reason}). Write it with jnp.where or jax.lax.cond, or close over what is no "
+            "data, such as a flag: functools.partial(apply, train=False)"
         ) from error
 
 

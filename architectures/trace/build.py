@@ -157,7 +157,7 @@ def _attributes(drafts: Drafts, readers: dict[int, list[int]], index: int, batch
         ]
         if read and read[0] in node.shape:
             attributes["channels_in"] = attributes["channels_out"] = read[0]
-    extent = math.prod(node.shape) / max(batch, 1) / attributes["channels_out"]
+    extent = math.prod(node.shape) / max(batch, 1) / max(attributes["channels_out"], 1)
     attributes["size"] = max(1.0, round(math.sqrt(extent), 3))
     return attributes
 
@@ -166,11 +166,12 @@ def _parameter(owned: Owned, node: int, leaf: LeafSpec) -> Parameter:
     """A row of the parameter table: canonical shape, and the way back to the user's layout."""
     part = owned.ref.part
     shape = leaf.shape[len(part) :]
-    if owned.role not in ("kernel", "embedding"):
+    role = "factor" if 0 in shape else owned.role
+    if role not in ("kernel", "embedding"):
         return Parameter(
             leaf.path,
             node,
-            Leaf(owned.role, (max(math.prod(shape), 1),)),
+            Leaf(role, (max(math.prod(shape), 1),)),
             None,
             None,
             shape,

@@ -106,6 +106,7 @@ def _update_slice(interpreter: Interpreter, equation: Any, values: Values, shape
 HANDLERS: dict[str, Callable[[Interpreter, Any, Values, tuple[int, ...]], Value]] = {
     "conv_general_dilated": kernels.convolution,
     "dot_general": kernels.product,
+    "ragged_dot_general": kernels.ragged_product,
     "gather": kernels.gather,
     "dynamic_slice": _dynamic_slice,
     "dynamic_update_slice": _update_slice,

@@ -71,7 +71,8 @@ class Interpreter:
             first = handler(self, equation, values, shapes[0])
             return [first, *(first.in_shape(shape) for shape in shapes[1:])]
         if name in ops.VIEWS or name in ops.SCANS_OF_ARRAYS:
-            return [self.view(equation, values[0], shape) for shape in shapes]
+            viewed = values if len(values) == len(shapes) else values[:1] * len(shapes)  # a sort moves all its operands
+            return [self.view(equation, value, shape) for value, shape in zip(viewed, shapes, strict=True)]
         mark = ops.NONLINEAR.get(name)
         if name in ops.SILENT:
             mark = ""

@@ -44,16 +44,30 @@ def convolution(interpreter: Interpreter, equation: Any, values: list[Value], sh
 
 def product(interpreter: Interpreter, equation: Any, values: list[Value], shape: tuple[int, ...]) -> Value:
     """`dot_general`: what is contracted is the inputs, what both operands share is a stack of products."""
-    (contracted, batch) = equation.params["dimension_numbers"]
+    roles = _product_roles(values, equation.params["dimension_numbers"])
+    return contract(interpreter, "dense", (values[0], values[1]), (roles[0], roles[1]), shape)
+
+
+def ragged_product(interpreter: Interpreter, equation: Any, values: list[Value], shape: tuple[int, ...]) -> Value:
+    """`ragged_dot_general`: rows in groups, each with a kernel of its own, as experts have."""
+    numbers = equation.params["ragged_dot_dimension_numbers"]
+    roles = _product_roles(values[:2], numbers.dot_dimension_numbers)
+    for axis in numbers.rhs_group_dimensions:
+        roles[1][axis] = "stack"
+    return contract(interpreter, "dense", (values[0], values[1]), (roles[0], roles[1]), shape)
+
+
+def _product_roles(values: Sequence[Value], numbers: Any) -> list[list[AxisRole]]:
+    """Of the axes of both operands of a product, were they its kernel."""
     roles = []
-    for value, inner, outer in zip(values, contracted, batch, strict=True):
+    for value, contracted, batch in zip(values, *numbers, strict=True):
         kinds: list[AxisRole] = ["out"] * len(value.shape)
-        for axis in inner:
+        for axis in contracted:
             kinds[axis] = "in"
-        for axis in outer:
+        for axis in batch:
             kinds[axis] = "stack"
         roles.append(kinds)
-    return contract(interpreter, "dense", (values[0], values[1]), (roles[0], roles[1]), shape)
+    return roles
 
 
 def gather(interpreter: Interpreter, equation: Any, values: list[Value], shape: tuple[int, ...]) -> Value:

@@ -2,38 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from numpy.typing import NDArray
 
-from ghn.anymodel.modules import in_mode
+from ghn.anymodel.modules import bound, called, explained_call
 
 COLLECTION = "batch_stats"
+NUDGE = 1024.0  # by which statistics are moved, in units of their size, to see what a step keeps of them
+EVEN = 1e-5  # most that the momentum may differ from channel to channel of an average
+FORGETFUL = 0.01  # least momentum of an average
+
+Array = NDArray[Any]
+Run = Callable[..., list[Array]]  # from statistics, a leaf each, and inputs to statistics after one step of training
 
 
 def calibrate(model: Any, variables: Any, batches: Iterable[Any], **apply_kwargs: Any) -> Any:
     """Fills running means and variances with those of all batches together.
 
     In training mode every normalisation takes the statistics of its batch and mixes them into the running ones by a
-    momentum that differs between models. The first batch is run on running statistics of 0 and of 1, which tells the
+    momentum that differs between models. The first batch is run on statistics that were moved, which tells the
     momentum; from then on each batch's own statistics are read off. Variances are pooled: their mean plus the variance
-    of the means.
+    of the means. What is no average of that kind (the vectors of spectral normalisation, counters) gets the value that
+    it has after these steps; what no batch enters stays.
 
     Args:
         model: a Linen or an NNX module.
         variables: of a Linen module, with "batch_stats"; None for NNX, whose module holds its own.
         batches: inputs of the model; a tuple is passed as several arguments.
-        apply_kwargs: further arguments of the call; flags for training are set where they are missing.
+        apply_kwargs: further arguments of the call; `method=`, and for Linen `rngs=`, as in `ghn.predict`. Flags for
+            training are set where they are missing.
 
     Returns:
         The variables (Linen) or a copy of the module in evaluation mode (NNX) with new statistics.
 
     Raises:
-        ValueError: no batch, or nothing to calibrate.
+        ValueError: no batch, or nothing to calibrate; or statistics that are not finite.
         TypeError: neither a Linen nor an NNX module.
     """
     if isinstance(model, nn.Module):
@@ -41,55 +51,112 @@ def calibrate(model: Any, variables: Any, batches: Iterable[Any], **apply_kwargs
             raise ValueError(
                 f"variables: no {COLLECTION!r} collection; {type(model).__name__} has nothing to calibrate"
             )
-        arguments, _ = in_mode(type(model).__call__, apply_kwargs, training=True)
-        rngs = {"dropout": jax.random.key(0)}
+        _, arguments, _ = bound(called(model, apply_kwargs), (), apply_kwargs, training=True)
+        rngs = {"dropout": jax.random.key(0), **(arguments.pop("rngs", None) or {})}
 
         @jax.jit
         def run(statistics: Any, *inputs: Any) -> Any:
             given = {**variables, COLLECTION: statistics}
             return model.apply(given, *inputs, mutable=[COLLECTION], rngs=rngs, **arguments)[1][COLLECTION]
 
-        return {**variables, COLLECTION: _pooled(run, variables[COLLECTION], batches)}
+        def step(*given: Any) -> Any:
+            return explained_call(lambda: run(*given), model)
+
+        return {**variables, COLLECTION: _calibrated(step, variables[COLLECTION], batches)}
     if not isinstance(model, nnx.Module):
         raise TypeError(f"model: {type(model).__name__} is neither a Linen nor an NNX module")
     definition, statistics, *(rest,) = nnx.split(model, nnx.BatchStat, ...)
     if not jax.tree.leaves(statistics):
         raise ValueError(f"model: {type(model).__name__} has no running statistics to calibrate")
-    arguments, _ = in_mode(type(model).__call__, apply_kwargs, training=True)
+    call = called(model, apply_kwargs)
+    _, arguments, _ = bound(call, (), apply_kwargs, training=True)
+    arguments.pop("method", None)
 
     @jax.jit
     def run_nnx(statistics: Any, *inputs: Any) -> Any:
         module: Any = nnx.merge(definition, statistics, rest)
         module.train()
-        module(*inputs, **arguments)
+        call(module, *inputs, **arguments)
         return nnx.state(module, nnx.BatchStat)
 
-    calibrated: Any = nnx.merge(definition, _pooled(run_nnx, statistics, batches), rest)
+    calibrated: Any = nnx.merge(definition, _calibrated(run_nnx, statistics, batches), rest)
     calibrated.eval()
     return calibrated
 
 
-def _pooled(run: Any, like: Any, batches: Iterable[Any]) -> Any:
-    """Statistics of all batches in the structure of `like`; `run(statistics, *inputs)` returns updated ones."""
-    zeros, ones = (jax.tree.map(lambda x, value=value: jnp.full_like(x, value), like) for value in (0, 1))
-    keep: Any = None
-    rows = []
+def _calibrated(step: Callable[..., Any], like: Any, batches: Iterable[Any]) -> Any:
+    """Statistics of all batches in the structure of `like`; `step(statistics, *inputs)` returns updated ones.
+
+    Half precision is too coarse for a momentum of .99: statistics are float32 on the way.
+    """
+    flat, structure = jax.tree_util.tree_flatten_with_path(like)
+    names = [jax.tree_util.keystr(path) for path, _ in flat]
+    dtypes = [leaf.dtype for _, leaf in flat]
+
+    def run(leaves: Sequence[Array], *inputs: Any) -> list[Array]:
+        return [np.asarray(leaf) for leaf in jax.tree.leaves(step(jax.tree.unflatten(structure, leaves), *inputs))]
+
+    now = [np.asarray(leaf, np.float32) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf for _, leaf in flat]
+    momenta: list[float | None] = []
+    own: list[list[Array]] = []  # of each batch, the statistics that are averages
     for batch in batches:
         inputs = batch if isinstance(batch, tuple) else (batch,)
-        mixed = run(zeros, *inputs)
-        if keep is None:  # momentum: what a step leaves of the old value
-            keep = jax.tree.map(lambda one, zero: jnp.mean(one - zero), run(ones, *inputs), mixed)
-        rows.append(jax.tree.map(lambda zero, momentum: zero / (1 - momentum), mixed, keep))
-    if not rows:
+        momenta = momenta or _momenta(run, now, inputs)
+        empty = [np.zeros_like(leaf) if kept is not None else leaf for leaf, kept in zip(now, momenta, strict=True)]
+        now = run(empty, *inputs)
+        own.append([leaf / (1 - (kept or 0.0)) for leaf, kept in zip(now, momenta, strict=True)])
+    if not own:
         raise ValueError("batches: none given; one batch is enough for rough statistics, 10 for good ones")
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
-    means = jax.tree.map(lambda x: x.mean(0), stacked)
-    spread = jax.tree.map(lambda x: x.var(0), stacked)
-    paths, structure = jax.tree_util.tree_flatten_with_path(means)
-    by_path = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(spread)[0]}
-    pooled = []
-    for path, leaf in paths:
-        name = jax.tree_util.keystr(path)
-        partner = by_path.get(name.replace("'var'", "'mean'")) if "'var'" in name else None
-        pooled.append(leaf if partner is None else leaf + partner)
-    return jax.tree.unflatten(structure, pooled)
+    pooled = [
+        leaf if kept is None else _pooled(names, index, own)
+        for index, (leaf, kept) in enumerate(zip(now, momenta, strict=True))
+    ]
+    for name, leaf in zip(names, pooled, strict=True):
+        if not np.all(np.isfinite(leaf)):
+            raise ValueError(f"batches: {name} is not finite; look at the inputs and at what comes before it")
+    return jax.tree.unflatten(structure, [jnp.asarray(x, dtype) for x, dtype in zip(pooled, dtypes, strict=True)])
+
+
+def _momenta(run: Run, now: Sequence[Array], inputs: tuple[Any, ...]) -> list[float | None]:
+    """What a step leaves of the old value of each leaf; None for what is no average.
+
+    All are moved at once first. A leaf that others follow (a vector of spectral normalisation) spoils what is measured
+    behind it: then the suspicious ones are moved one by one.
+    """
+    before = run(now, *inputs)
+    sizes = [
+        NUDGE * max(1.0, *(float(np.abs(part).max(initial=0.0)) for part in pair))
+        for pair in zip(now, before, strict=True)
+    ]
+    floating = [index for index, leaf in enumerate(now) if np.issubdtype(leaf.dtype, np.floating)]
+
+    def measured(moved: Sequence[int]) -> tuple[dict[int, float | None], bool]:
+        """Momenta of the leaves that were moved, and whether all others stayed."""
+        shifted = [leaf + np.float32(sizes[i]) if i in moved else leaf for i, leaf in enumerate(now)]
+        after = run(shifted, *inputs)
+        stayed = all(np.allclose(after[i], before[i], rtol=1e-3) for i in floating if i not in moved)
+        return {i: _even((after[i] - before[i]) / sizes[i]) for i in moved}, stayed
+
+    found, _ = measured(floating)
+    for index in [index for index, kept in found.items() if kept is None]:
+        alone, stayed = measured([index])
+        found[index] = alone[index] if stayed else None
+    averages = {index: kept for index, kept in found.items() if kept is not None and FORGETFUL <= kept < 1 - EVEN}
+    return [averages.get(index) for index in range(len(now))]
+
+
+def _even(ratio: Array) -> float | None:
+    """The number that all elements have; None where they differ, or where it is no momentum."""
+    if not ratio.size or not np.all(np.isfinite(ratio)):
+        return None
+    middle = float(np.median(ratio))
+    return middle if np.ptp(ratio) <= EVEN and -EVEN <= middle <= 1 + EVEN else None
+
+
+def _pooled(names: Sequence[str], index: int, batches: Sequence[Sequence[Array]]) -> Array:
+    """The mean over batches; of a variance, plus the variance of the means."""
+    mean = np.mean([own[index] for own in batches], axis=0, dtype=np.float64)
+    partner = names[index].replace("'var'", "'mean'")
+    if partner == names[index] or partner not in names:
+        return np.asarray(mean)
+    return np.asarray(mean + np.var([own[names.index(partner)] for own in batches], axis=0, dtype=np.float64))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
+from numpy.typing import NDArray
 
 from architectures.graph import ArchGraph, Parameter
 from ghn.anymodel.initialiser import Moments, rule, snapped
@@ -46,9 +49,15 @@ def rows_by_leaf(graph: ArchGraph, leaves: Sequence[Any]) -> list[list[Parameter
 
 def decide(graph: ArchGraph, row: Parameter, unknown: dict[int, str], moments: Moments | None) -> Decision:
     """Whether a row is predicted, and at which scale."""
+    role = row.leaf.role
+    if 0 in (row.shape or ()):
+        return Decision(True, "empty")
+    if not jnp.issubdtype(jnp.dtype(row.dtype), jnp.inexact):
+        return Decision(False, f"of type {row.dtype}: no weight, but an index, a mask or a counter")
     if row.node in unknown:
         return Decision(False, unknown[row.node])
-    role = row.leaf.role
+    if moments is not None and moments.draw == "mask" and role in ("kernel", "embedding"):
+        return Decision(False, "initialised to 0 and one other number: a mask, or a choice")
     unreadable = moments is not None and np.isnan(moments.mean)
     if role in ("kernel", "embedding"):
         looked_up = graph.ops[row.node] == "embedding"
@@ -65,7 +74,8 @@ def decide(graph: ArchGraph, row: Parameter, unknown: dict[int, str], moments: M
     if role == "scale":
         neutral = 0.0 if row.offset else 1.0
         if moments is None or min(abs(moments.mean), abs(moments.mean - 1)) < 0.05:
-            return Decision(True, mean=neutral)
+            off = moments is not None and not row.offset and abs(moments.mean) < 0.05
+            return Decision(True, "initialised to 0, predicted around 1" if off else "", mean=neutral)
         return Decision(False, f"a scale initialised around {moments.mean:.2g}, not 1")
     if role == "bias":
         if moments is None or np.hypot(moments.mean, moments.deviation) < LARGE_BIAS:
@@ -74,8 +84,13 @@ def decide(graph: ArchGraph, row: Parameter, unknown: dict[int, str], moments: M
     return Decision(False, f"a factor in {graph.ops[row.node]!r}, whose size only the model knows")
 
 
-def neutral(graph: ArchGraph, row: Parameter) -> float:
-    """What a leaf is filled with when there is no initialiser: 1 where it multiplies, 0 where it is added."""
+def neutral(graph: ArchGraph, row: Parameter) -> NDArray[Any] | float:
+    """What a leaf is filled with when there is no initialiser: 1 where it multiplies, 0 where it is added; kernels and
+    tables with noise of an ordinary size, without which no signal passes."""
+    if row.leaf.role in ("kernel", "embedding") and jnp.issubdtype(jnp.dtype(row.dtype), jnp.inexact):
+        rng = np.random.default_rng([zlib.crc32("/".join(row.path).encode()), *row.part])
+        scale, _ = rule(row.leaf, graph.ops[row.node] == "embedding")
+        return rng.standard_normal(row.shape or row.leaf.shape, np.float32) * np.float32(scale)
     multiplies = row.leaf.role == "scale" or graph.ops[row.node] == "scale"
     return 1.0 if multiplies and not row.offset else 0.0
 

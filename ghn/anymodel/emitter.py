@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -60,7 +61,18 @@ class Emitter:
         return self._vectors[key]
 
     def write(self, row: Parameter, decision: Decision, gain: Gain, offset: int, out: NDArray[Any]) -> None:
-        """Fills the part of a leaf that a row stands for; `offset` is where in the bank its noise starts."""
+        """Fills the part of a leaf that a row stands for; `offset` is where in the bank its noise starts.
+
+        Of complex kernels both parts are kernels of half the mean square; complex vectors are real.
+        """
+        if np.iscomplexobj(out):
+            half = dataclasses.replace(decision, scale=decision.scale * 0.5**0.5)
+            self.write(row, half, gain, offset, out.real)
+            if row.leaf.role in ("scale", "bias"):
+                out.imag = 0
+            else:
+                self.write(row, half, gain, offset + out.size, out.imag[..., ::-1])  # another kernel
+            return
         if row.leaf.role in ("scale", "bias"):
             factor = gain.bias if row.leaf.role == "bias" else 1.0
             write_vector(out, self.vector(row) * np.float32(factor), decision.mean)

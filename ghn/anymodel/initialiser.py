@@ -30,7 +30,8 @@ class Moments(NamedTuple):
     Attributes:
         mean, deviation: over the leaf.
         sampled: values that they were estimated from; 0 where they are exact.
-        draw: "normal", "truncated" (at two deviations of the normal) or "uniform", where that is known; "" for others.
+        draw: "normal", "truncated" (at two deviations of the normal), "uniform", "rotation" (columns of an orthogonal
+            matrix), "sign" or "mask" (0 and one other number), where that is known; "" for others.
     """
 
     mean: float
@@ -39,6 +40,7 @@ class Moments(NamedTuple):
     draw: str = ""
 
 
+ON_HOST = ("normal", "truncated", "uniform")  # what is drawn without compiling anything
 UNREADABLE = Moments(math.nan, math.nan)  # there is an initialiser, but it does something of its own
 
 
@@ -77,8 +79,11 @@ class ArrayInitialiser:
             return None
         flat = np.asarray(leaf).reshape(-1)
         step = max(1, flat.size // SAMPLE) | 1  # odd, so as not to meet one column only
-        sample = flat[::step].astype(np.float64)
-        return Moments(float(sample.mean()), float(sample.std()), sample.size) if sample.size else None
+        sample = flat[::step].astype(np.complex128 if np.iscomplexobj(flat) else np.float64)
+        if not sample.size:
+            return None
+        draw = "mask" if not sample.all() and len(np.unique(sample)) == 2 else ""
+        return Moments(float(sample.mean().real), float(sample.std()), sample.size, draw)
 
     def values(self, indices: Sequence[int]) -> Mapping[int, NDArray[Any]]:
         """Copies."""
@@ -114,8 +119,10 @@ class TracedInitialiser:
         return known | {index: np.array(array) for index, array in zip(wanted, arrays, strict=True)}
 
     def _knows(self, index: int) -> bool:
-        moments = self._moments[index]
-        return moments is not None and bool(moments.deviation == 0 or moments.draw)
+        moments, (_, dtype) = self._moments[index], self._shapes[index]
+        if moments is None or jax.numpy.issubdtype(dtype, jax.numpy.complexfloating):
+            return False
+        return moments.deviation == 0 or moments.draw in ON_HOST
 
     def _drawn(self, index: int) -> NDArray[Any]:
         moments, (shape, dtype) = self._moments[index], self._shapes[index]
@@ -238,6 +245,10 @@ def _equation(equation: Any, values: list[Moments | None]) -> Sequence[Moments |
         return _moments_of(inner, values)
     if name in _PASSED:
         return values[: len(unknown)]
+    if name == "qr":  # the columns of its first result have length 1
+        return [Moments(0.0, equation.outvars[0].aval.shape[-2] ** -0.5, draw="rotation"), *unknown[1:]]
+    if name == "sign":
+        return [Moments(0.0, 1.0, draw="sign")]
     if None in values or not values or len(unknown) > 1:
         return unknown
     present = [value for value in values if value is not None]
@@ -264,6 +275,8 @@ def _linear(name: str, values: list[Moments]) -> Moments | None:
         sign = 1 if name == "add" else -1
         draw = "" if a.deviation and b.deviation else a.draw or b.draw
         return Moments(a.mean + sign * b.mean, math.hypot(a.deviation, b.deviation), draw=draw)
+    if name == "mul" and b.draw == "sign" and a.mean == 0:
+        return a
     if name == "mul" and 0 in (a.deviation, b.deviation):
         return Moments(a.mean * b.mean, abs(a.deviation * b.mean + b.deviation * a.mean), draw=a.draw or b.draw)
     if name == "div" and b.deviation == 0 and b.mean:

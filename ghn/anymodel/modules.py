@@ -7,17 +7,19 @@ EVALUATION; NNX modules by `Module.eval`.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
+import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from architectures.trace.api import abstract, explained
+from architectures.trace.api import abstract, as_arrays, explained
 from ghn.anymodel.initialiser import ArrayInitialiser, Initialiser, TracedInitialiser
 
 EVALUATION = {
@@ -37,6 +39,7 @@ class Adapted:
 
     Attributes:
         apply: `apply(params, state, *inputs)`.
+        inputs: arrays or shapes; flags among them are in `apply`.
         params: pytree of arrays or shapes, in the framework's own structure.
         state: other collections, arrays or shapes; None for none.
         initialiser: of `params`.
@@ -45,6 +48,7 @@ class Adapted:
     """
 
     apply: Callable[..., Any]
+    inputs: tuple[Any, ...]
     params: Any
     state: Any
     initialiser: Initialiser
@@ -61,35 +65,66 @@ def adapt(model: Any, inputs: tuple[Any, ...], rng: jax.Array | None, arguments:
     if isinstance(model, nn.Module):
         return _linen(model, inputs, jax.random.key(0) if rng is None else rng, arguments)
     if isinstance(model, nnx.Module):
-        return _nnx(model, arguments)
+        return _nnx(model, inputs, arguments)
     raise TypeError(
         f"model: {type(model).__name__} is neither a Linen nor an NNX module; for Haiku, Equinox and functions use "
         "ghn.predict_params(apply, params, *inputs)"
     )
 
 
-def in_mode(call: Callable[..., Any], arguments: Mapping[str, Any], training: bool) -> tuple[dict[str, Any], list[str]]:
-    """The keyword arguments of a call with the flags that its signature has for training or evaluation added."""
+def called(model: Any, arguments: Mapping[str, Any]) -> Callable[..., Any]:
+    """The function, of the module first, that `arguments` choose by `method=`; `__call__` where they choose none.
+
+    Raises:
+        TypeError: the module has no such method.
+    """
+    method = arguments.get("method") or "__call__"
+    if not isinstance(method, str):
+        return cast(Callable[..., Any], method)
+    for kind in type(model).__mro__:  # getattr would find the `__call__` of the class's own class
+        if method in vars(kind):
+            return cast(Callable[..., Any], vars(kind)[method])
+    other = "pass method='name' of one that it has" if method == "__call__" else "check method="
+    raise TypeError(f"model: {type(model).__name__} has no {method!r}; {other}")
+
+
+def bound(
+    call: Callable[..., Any], inputs: tuple[Any, ...], arguments: Mapping[str, Any], training: bool
+) -> tuple[tuple[Any, ...], dict[str, Any], list[str]]:
+    """What a module's function is called with: inputs, keyword arguments, and which flags were added to these.
+
+    Flags and texts at the end of the inputs become keyword arguments: they are no data. The flags that the signature
+    has for training or evaluation are set where they are missing.
+    """
     try:
-        parameters = inspect.signature(call).parameters
+        names = inspect.signature(call).parameters
     except (TypeError, ValueError):
-        return dict(arguments), []
-    flags = {
-        name: value != training for name, value in EVALUATION.items() if name in parameters and name not in arguments
-    }
-    return {**flags, **arguments}, [f"{name}={value}" for name, value in flags.items()]
+        return inputs, dict(arguments), []
+    positional = [
+        name
+        for name, parameter in names.items()
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ][1:]
+    given = dict(arguments)
+    while inputs and len(inputs) <= len(positional) and isinstance(inputs[-1], bool | str):
+        given[positional[len(inputs) - 1]] = inputs[-1]
+        inputs = inputs[:-1]
+    taken = {*positional[: len(inputs)], *given}
+    flags = {name: value != training for name, value in EVALUATION.items() if name in names and name not in taken}
+    return inputs, {**flags, **given}, [f"{name}={value}" for name, value in flags.items()]
 
 
 def _linen(model: nn.Module, inputs: tuple[Any, ...], rng: jax.Array, arguments: Mapping[str, Any]) -> Adapted:
-    method = arguments.get("method") or "__call__"
-    call = getattr(type(model), method) if isinstance(method, str) else method
-    arguments, flags = in_mode(call, arguments, training=False)
+    call = called(model, arguments)
+    inputs, arguments, flags = bound(call, inputs, arguments, training=False)
+    inputs, streams = as_arrays(inputs), arguments.pop("rngs", None)
 
     def initialise(rng: jax.Array, *inputs: Any) -> Any:
-        return dict(model.init(rng, *inputs, **arguments))
+        keys = rng if streams is None else {"params": rng, **streams}
+        return dict(model.init(keys, *inputs, **arguments))
 
-    jaxpr, shapes = _explained_flags(
-        lambda: explained(lambda: jax.make_jaxpr(initialise, return_shape=True)(rng, *abstract(inputs))), model, call
+    jaxpr, shapes = explained_call(
+        lambda: explained(lambda: jax.make_jaxpr(initialise, return_shape=True)(rng, *abstract(inputs))), model
     )
     if "params" not in shapes:
         raise ValueError(f"model: {type(model).__name__} has no parameters; there is nothing to predict")
@@ -111,19 +146,19 @@ def _linen(model: nn.Module, inputs: tuple[Any, ...], rng: jax.Array, arguments:
         state = {name: indices[name] for name in state_shapes}
         return {"params": params, **_filled(state, state_shapes, everything)}, None
 
+    def apply(params: Any, state: Any, *inputs: Any) -> Any:
+        call = functools.partial(model.apply, {"params": params, **state}, *inputs, rngs=streams, **arguments)
+        try:
+            return explained_call(call, model)
+        except flax.errors.ModifyScopeVariableError:  # it writes to its state in evaluation too; that is dropped
+            return explained_call(lambda: call(mutable=[*state])[0], model)
+
     first = jax.tree.leaves(indices["params"])
     own = _Offset(everything, first)
     notes = tuple(f"{flag} passed to trace in evaluation mode" for flag in flags)
     if "batch_stats" in state_shapes:
         notes += ("running statistics are initial ones: fill them with ghn.calibrate(model, variables, batches)",)
-    return Adapted(
-        lambda params, state, *inputs: model.apply({"params": params, **state}, *inputs, **arguments),
-        shapes["params"],
-        state_shapes,
-        own,
-        finish,
-        notes,
-    )
+    return Adapted(apply, inputs, shapes["params"], state_shapes, own, finish, notes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,10 +189,10 @@ def _filled(indices: Any, shapes: Any, initialiser: TracedInitialiser) -> Any:
     return jax.tree.unflatten(structure, jax.device_put(arrays))
 
 
-def _explained_flags(traced: Callable[[], Any], model: Any, call: Callable[..., Any]) -> Any:
-    """Names the flag that a call wants and did not get."""
+def explained_call(run: Callable[[], Any], model: Any) -> Any:
+    """Names the argument or the random stream that a call wants and did not get."""
     try:
-        return traced()
+        return run()
     except TypeError as error:
         if "missing" in str(error) and "argument" in str(error):
             raise TypeError(
@@ -165,17 +200,22 @@ def _explained_flags(traced: Callable[[], Any], model: Any, call: Callable[..., 
                 "evaluation mode)"
             ) from error
         raise
+    except flax.errors.InvalidRngError as error:
+        raise ValueError(
+            f"{type(model).__name__}: {error}. Pass rngs={{name: key}} with the random streams that it draws from"
+        ) from error
 
 
-def _nnx(model: nnx.Module, arguments: Mapping[str, Any]) -> Adapted:
+def _nnx(model: nnx.Module, inputs: tuple[Any, ...], arguments: Mapping[str, Any]) -> Adapted:
     definition, params, *(state,) = nnx.split(model, nnx.Param, ...)
-    call = type(model).__call__
-    arguments, flags = in_mode(call, arguments, training=False)
+    call = called(model, arguments)
+    inputs, arguments, flags = bound(call, inputs, arguments, training=False)
+    arguments.pop("method", None)
 
     def apply(params: Any, state: Any, *inputs: Any) -> Any:
         module: Any = nnx.merge(definition, params, state)
         module.eval()
-        return _explained_flags(lambda: module(*inputs, **arguments), model, call)
+        return explained_call(lambda: call(module, *inputs, **arguments), model)
 
     def finish(params: Any) -> tuple[Any, Any]:
         return None, nnx.merge(definition, params, state)
@@ -183,4 +223,5 @@ def _nnx(model: nnx.Module, arguments: Mapping[str, Any]) -> Adapted:
     notes = tuple(f"{flag} passed to trace in evaluation mode" for flag in flags)
     if jax.tree.leaves(nnx.state(model, nnx.BatchStat)):
         notes += ("running statistics are the model's own: fill them with ghn.calibrate(result.model, None, batches)",)
-    return Adapted(apply, params, state, ArrayInitialiser(jax.tree.leaves(params)), finish, notes)
+    initialiser = ArrayInitialiser(jax.tree.leaves(params))
+    return Adapted(apply, as_arrays(inputs), params, state, initialiser, finish, notes)

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from architectures.graph import ArchGraph
-from architectures.trace.api import graph_of_jaxpr, trace_jaxpr
+from architectures.trace.api import as_arrays, graph_of_jaxpr, trace_jaxpr
 from ghn.anymodel.hypernetwork import OpenHypernetwork
 from ghn.anymodel.initialiser import ArrayInitialiser, Initialiser
 from ghn.anymodel.modules import adapt
@@ -78,7 +78,9 @@ def predict(
         rng: key for leaves that come from a Linen module's initialiser.
         strict: raise where a leaf is not predicted.
         graph: read the weights from this graph instead of the model's own (a control: it should cost accuracy).
-        apply_kwargs: further arguments of the call. Flags for training are set to evaluation where they are missing.
+        apply_kwargs: further arguments of the call; `method=` for another function than `__call__`, and for Linen
+            `rngs=` for the random streams that it draws from. Flags for training are set to evaluation where they are
+            missing.
 
     Raises:
         TraceError: the model cannot be traced; names the line.
@@ -87,7 +89,14 @@ def predict(
     """
     adapted = adapt(model, inputs, rng, apply_kwargs)
     prediction = _predict(
-        adapted.apply, adapted.params, adapted.state, inputs, adapted.initialiser, hypernetwork, strict, graph
+        adapted.apply,
+        adapted.params,
+        adapted.state,
+        adapted.inputs,
+        adapted.initialiser,
+        hypernetwork,
+        strict,
+        graph,
     )
     variables, module = adapted.finish(prediction.params)
     report = dataclasses.replace(prediction.report, notes=(*prediction.report.notes, *adapted.notes))
@@ -108,7 +117,8 @@ def predict_params(
 
     Args:
         apply: a pure function, in evaluation mode.
-        params: pytree of arrays, which serve as the model's initialiser, or of `jax.ShapeDtypeStruct`s.
+        params: pytree of arrays, which serve as the model's initialiser, or of `jax.ShapeDtypeStruct`s. Leaves come
+            back in their dtypes as JAX has them: without `jax_enable_x64` float64 is float32.
         inputs: arrays or `jax.ShapeDtypeStruct`s.
         hypernetwork: that predicts; None takes one of the package's: "demo" for networks of its
             space, "default" for all others.
@@ -119,8 +129,10 @@ def predict_params(
 
     Raises:
         TraceError: `apply` cannot be traced; names the line.
+        TypeError: a leaf that is no array, or a random key among the parameters.
         ValueError: `strict`, and a leaf is not predicted.
     """
+    params, state, inputs = as_arrays(params, "params"), as_arrays(state, "state"), as_arrays(inputs)
     initialiser = ArrayInitialiser(jax.tree.leaves(params))
     return _predict(apply, params, state, inputs, initialiser, hypernetwork, strict, graph)
 

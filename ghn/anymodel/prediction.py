@@ -81,6 +81,8 @@ def predict_leaves(
     for i, (out, own) in enumerate(zip(arrays, rows, strict=True)):
         for row, decision in zip(own, decisions[i], strict=True):
             part, offset = out[row.part] if row.part else out, next(offsets)
+            if not part.size:
+                continue
             if not decision.predicted:
                 part[...] = values[i][row.part] if i in values else neutral(graph, row)
                 continue

@@ -25,7 +25,7 @@ class LeafReport:
         op: that owns it, by its name in traced graphs.
         nodes: how many nodes own a part of it (1, or the layers of a scan).
         source: "predicted"; "initialiser" if it was taken from the model's own; "neutral" where there was none to take
-            it from (0, or 1 for factors).
+            it from (0, 1 for factors, noise for kernels).
         reason: why it was not predicted; for predicted kernels, whose scale they have.
     """
 

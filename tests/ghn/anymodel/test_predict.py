@@ -14,10 +14,11 @@ import pytest
 import sequence_models
 import vision_models
 from flax import nnx
+from twin_models import LinenNet, NNXNet
 
 import ghn
 from architectures.graph import ArchGraph
-from ghn.anymodel.modules import adapt, in_mode
+from ghn.anymodel.modules import adapt, bound
 
 NAMES = [*vision_models.MODELS, *sequence_models.MODELS]
 ALIVE = [
@@ -80,7 +81,7 @@ def test_the_models_own_pytree(name: str, hypernetwork: ghn.OpenHypernetwork) ->
 def test_signals_stay_alive(name: str, hypernetwork: ghn.OpenHypernetwork) -> None:
     """With a fresh hypernetwork and with the trained one, whose sizes and scales multiply."""
     model, inputs = model_and_inputs(name)
-    flags, _ = in_mode(type(model).__call__, {}, training=False)
+    _, flags, _ = bound(type(model).__call__, (), {}, training=False)
     adapted = adapt(model, inputs, None, {})
     leaves, structure = jax.tree.flatten(adapted.params)
     drawn = adapted.initialiser.values(range(len(leaves)))
@@ -93,26 +94,6 @@ def test_signals_stay_alive(name: str, hypernetwork: ghn.OpenHypernetwork) -> No
         if name != "bit":  # its head starts at 0
             assert 0.1 < ours.std() / theirs.std() < 10
         assert ours.std() > 1e-4
-
-
-class LinenNet(nn.Module):
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool = True) -> jax.Array:
-        x = nn.relu(nn.BatchNorm(use_running_average=not train)(nn.Conv(8, (3, 3), name="stem")(x)))
-        x = x + nn.Conv(8, (3, 3), name="inner")(x)
-        return nn.Dense(5, name="head")(x.mean((1, 2)))
-
-
-class NNXNet(nnx.Module):
-    def __init__(self, rngs: nnx.Rngs) -> None:
-        self.head = nnx.Linear(8, 5, rngs=rngs)
-        self.stem = nnx.Conv(3, 8, (3, 3), rngs=rngs)
-        self.norm = nnx.BatchNorm(8, rngs=rngs)
-        self.inner = nnx.Conv(8, 8, (3, 3), rngs=rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x = nnx.relu(self.norm(self.stem(x)))
-        return self.head((x + self.inner(x)).mean((1, 2)))
 
 
 def plain_net(params: dict[str, Any], state: dict[str, Any], x: jax.Array) -> jax.Array:
@@ -259,35 +240,3 @@ def test_what_is_unknown_goes_to_the_initialiser_with_the_reason() -> None:
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), params)
     neutral = ghn.predict_params(apply, shapes, jnp.ones((2, 4, 4, 1)), hypernetwork=narrow)
     assert [row.source for row in neutral.report.rows] == ["neutral", "predicted"]
-
-
-@pytest.fixture
-def norm_net() -> tuple[Any, Any]:
-    x = jax.random.normal(jax.random.key(0), (3, 16, 8, 8, 3)) * 2 + 1
-    return ghn.predict(LinenNet(), x[0], hypernetwork=ghn.OpenHypernetwork.create()), x
-
-
-def test_calibrate_pools_statistics(norm_net: tuple[Any, Any]) -> None:
-    result, batches = norm_net
-    calibrated = ghn.calibrate(LinenNet(), result.variables, list(batches))["batch_stats"]["BatchNorm_0"]
-    stem = result.params["stem"]
-    whole = batches.reshape(-1, 8, 8, 3)
-    numbers = ("NHWC", "HWIO", "NHWC")
-    hidden = (
-        jax.lax.conv_general_dilated(whole, stem["kernel"], (1, 1), "SAME", dimension_numbers=numbers) + stem["bias"]
-    )
-    np.testing.assert_allclose(calibrated["mean"], hidden.mean((0, 1, 2)), atol=1e-4)
-    np.testing.assert_allclose(calibrated["var"], hidden.var((0, 1, 2)), rtol=1e-3)
-    with pytest.raises(ValueError, match="batches: none"):
-        ghn.calibrate(LinenNet(), result.variables, [])
-    with pytest.raises(ValueError, match="nothing to calibrate"):
-        ghn.calibrate(nn.Dense(2), {"params": {}}, list(batches))
-
-
-def test_calibrate_nnx(norm_net: tuple[Any, Any]) -> None:
-    batches = norm_net[1]
-    model = ghn.predict(NNXNet(nnx.Rngs(0)), batches[0], hypernetwork=ghn.OpenHypernetwork.create()).model
-    expected = ghn.calibrate(LinenNet(), norm_net[0].variables, list(batches))["batch_stats"]["BatchNorm_0"]
-    calibrated = ghn.calibrate(model, None, list(batches))
-    np.testing.assert_allclose(calibrated.norm.mean.get_value(), expected["mean"], atol=1e-4)
-    np.testing.assert_allclose(calibrated.norm.var.get_value(), expected["var"], rtol=1e-3)

@@ -1,0 +1,156 @@
+"""Leaves and calls that are unusual and valid: each is predicted, or kept with its reason, or refused by name."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import ghn
+from ghn.anymodel.report import LeafReport
+
+X = jax.random.normal(jax.random.key(0), (32, 16))
+
+
+@pytest.fixture(scope="module")
+def hypernetwork() -> ghn.OpenHypernetwork:
+    return ghn.OpenHypernetwork.create(seed=0)
+
+
+def by_path(result: ghn.Prediction) -> dict[str, LeafReport]:
+    return {row.path: row for row in result.report.rows}
+
+
+def normal(*shape: int, seed: int = 1) -> jax.Array:
+    return jax.random.normal(jax.random.key(seed), shape) / np.sqrt(shape[-2])
+
+
+@pytest.mark.parametrize("dtype", [jnp.bool_, jnp.int32, jnp.int8, jnp.float32])
+def test_masks_and_integers_are_kept(dtype: Any, hypernetwork: ghn.OpenHypernetwork) -> None:
+    mask = (np.random.default_rng(0).random((16, 4)) < 0.2).astype(dtype)
+    params = {"w": normal(16, 4), "m": jnp.asarray(mask)}
+    result = ghn.predict_params(lambda p, x: x @ (p["w"] * p["m"]), params, X, hypernetwork=hypernetwork)
+    np.testing.assert_array_equal(result.params["m"], mask)
+    row = by_path(result)["m"]
+    assert row.source == "initialiser" and "mask" in row.reason and by_path(result)["w"].source == "predicted"
+
+
+def test_complex_kernels_are_complex(hypernetwork: ghn.OpenHypernetwork) -> None:
+    wide = jax.random.normal(jax.random.key(2), (16, 64), jnp.complex64) / 4
+    result = ghn.predict_params(lambda p, x: jnp.abs(x @ p["w"]), {"w": wide}, X, hypernetwork=hypernetwork)
+    found = np.asarray(result.params["w"])
+    assert found.dtype == np.complex64 and by_path(result)["w"].reason == "scale: LeCun"
+    np.testing.assert_allclose([found.real.std(), found.imag.std()], wide.real.std(), rtol=0.2)
+    assert abs(np.corrcoef(found.real.ravel(), found.imag.ravel())[0, 1]) < 0.9
+
+
+def test_empty_leaves(hypernetwork: ghn.OpenHypernetwork) -> None:
+    params = {"none": jnp.zeros((16, 0)), "from": jnp.zeros((0, 4)), "w": normal(16, 4)}
+
+    def apply(p: Any, x: jax.Array) -> jax.Array:
+        return x @ p["w"] + (x @ p["none"]) @ p["from"]
+
+    result = ghn.predict_params(apply, params, X, hypernetwork=hypernetwork, strict=True)
+    assert [leaf.shape for leaf in jax.tree.leaves(result.params)] == [(0, 4), (16, 0), (16, 4)]
+    assert np.isfinite(apply(result.params, X)).all()
+
+
+def test_numbers_are_arrays_and_other_things_are_named(hypernetwork: ghn.OpenHypernetwork) -> None:
+    def apply(p: Any, x: Any, factor: Any) -> Any:
+        return (x @ p["w"]) * p["s"] * factor
+
+    result = ghn.predict_params(apply, {"w": normal(16, 4), "s": 2.0}, X, 0.5, hypernetwork=hypernetwork)
+    assert result.params["s"].shape == () and result.params["s"] == 2
+    for wrong, match in (("mode", r"inputs/1: 'mode' is no array; close over it"), (True, "functools.partial")):
+        with pytest.raises((TypeError, ValueError), match=match):
+            ghn.predict_params(lambda p, x, flag: x @ p if flag else x, normal(16, 4), X, wrong)
+    with pytest.raises(TypeError, match=r"params/key: a random key .*state="):
+        ghn.predict_params(apply, {"w": normal(16, 4), "key": jax.random.key(0)}, X, 1.0)
+
+
+class Triple(NamedTuple):
+    query: Any
+    key: Any
+    value: Any
+
+
+def test_a_field_called_value_keeps_its_name(hypernetwork: ghn.OpenHypernetwork) -> None:
+    params = {
+        "a": Triple(normal(16, 4), normal(16, 4), normal(16, 4)),
+        "box": nn.Partitioned(normal(4, 2), (None, None)),
+    }
+    result = ghn.predict_params(
+        lambda p, x: sum(x @ w for w in p["a"]) @ p["box"].value, params, X, hypernetwork=hypernetwork
+    )
+    assert list(by_path(result)) == ["a/query", "a/key", "a/value", "box"]
+
+
+def test_a_vast_table_without_initialiser_is_noise(hypernetwork: ghn.OpenHypernetwork) -> None:
+    table = {"e": jax.ShapeDtypeStruct((1_200_000, 4), jnp.float32)}
+    tokens = jax.ShapeDtypeStruct((2, 8), jnp.int32)
+    result = ghn.predict_params(lambda p, t: p["e"][t], table, tokens, hypernetwork=hypernetwork)
+    assert by_path(result)["e"].source == "neutral"
+    assert 0.4 < np.asarray(result.params["e"]).std() < 0.6
+
+
+def test_scales_that_start_at_zero_are_told(hypernetwork: ghn.OpenHypernetwork) -> None:
+    model = nn.Sequential([nn.Dense(8), nn.LayerNorm(scale_init=nn.initializers.zeros), nn.Dense(2)])
+    rows = by_path(ghn.predict(model, X, hypernetwork=hypernetwork))
+    assert rows["layers_1/scale"].reason == "initialised to 0, predicted around 1"
+
+
+@pytest.mark.parametrize("shape", [(16, 64), (64, 16)])
+def test_orthogonal_initialisers_are_read(shape: tuple[int, int], hypernetwork: ghn.OpenHypernetwork) -> None:
+    model = nn.Dense(shape[1], kernel_init=nn.initializers.orthogonal(), use_bias=False)
+    x = jnp.ones((2, shape[0]))
+    given = model.init(jax.random.key(0), x)["params"]
+    linen = ghn.predict(model, x, hypernetwork=hypernetwork).params["kernel"]
+    plain = ghn.predict_params(lambda p, x: x @ p["kernel"], given, x, hypernetwork=hypernetwork).params["kernel"]
+    np.testing.assert_array_equal(linen, plain)
+    np.testing.assert_allclose(np.asarray(given["kernel"]).std(), max(shape) ** -0.5, rtol=0.05)
+
+
+def test_experts_of_ragged_groups_are_kernels_side_by_side(hypernetwork: ghn.OpenHypernetwork) -> None:
+    experts = {"w": normal(3, 16, 4)}
+    groups = jax.ShapeDtypeStruct((3,), jnp.int32)
+    ragged = ghn.predict_params(
+        lambda p, x, g: jax.lax.ragged_dot(x, p["w"], g), experts, X, groups, hypernetwork=hypernetwork
+    )
+    (row,) = ragged.graph.parameters
+    assert (row.leaf.role, row.copies, row.leaf.shape) == ("kernel", 3, (1, 1, 16, 4))
+
+
+class Encoder(nn.Module):
+    @nn.compact
+    def encode(self, x: jax.Array, train: bool) -> jax.Array:
+        x = nn.BatchNorm(use_running_average=False)(nn.Dense(8)(x))  # statistics of the batch, always
+        return x + (0.0 if train else jax.random.normal(self.make_rng("noise"), x.shape))
+
+
+class NNXEncoder(nnx.Module):
+    def __init__(self) -> None:
+        self.layer = nnx.Linear(16, 4, rngs=nnx.Rngs(0))
+
+    def encode(self, x: jax.Array, deterministic: bool) -> jax.Array:
+        return self.layer(x) if deterministic else x
+
+
+def test_methods_flags_and_random_streams(hypernetwork: ghn.OpenHypernetwork) -> None:
+    keys = {"noise": jax.random.key(3)}
+    by_flag = [
+        ghn.predict(Encoder(), *given, method="encode", rngs=keys, hypernetwork=hypernetwork)
+        for given in ((X,), (X, False))
+    ]
+    jax.tree.map(np.testing.assert_array_equal, by_flag[0].variables, by_flag[1].variables)
+    with pytest.raises(ValueError, match=r"Encoder: .*noise.*rngs="):
+        ghn.predict(Encoder(), X, method="encode", hypernetwork=hypernetwork)
+    found = ghn.predict(NNXEncoder(), X, method="encode", hypernetwork=hypernetwork)
+    assert found.model.encode(X, True).shape == (32, 4)
+    for model in (Encoder(), NNXEncoder()):
+        with pytest.raises(TypeError, match="has no '__call__'; pass method="):
+            ghn.predict(model, X, hypernetwork=hypernetwork)
