@@ -4,13 +4,15 @@
 
 The graph hypernetwork; the same without delta, whose weights are one shared set, normalised as the hypernetwork's are;
 and a plain supernet: shared weights as the optimiser leaves them (one-shot NAS: Bender et al. 2018, Guo et al. 2020).
-Each is trained at every rate of --rates; the rate is chosen by the mean training loss of the candidates, which needs no
-labels, and all are shown. Data, classes and halves are those of ranking.py, parts (a) and (b).
+Each is trained at every rate of --rates, and at larger and smaller ones while the best lies at an edge; the rate is
+chosen by the mean training loss of the candidates, which needs no labels, and all are shown. Data, classes and halves
+are those of ranking.py, parts (a) and (b).
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +39,7 @@ KINDS = {
     "supernet (delta = 0)": GHNConfig(delta=False),
     "plain supernet": GHNConfig(delta=False, normalise=False),
 }
+STEP = 10**0.5  # between rates
 SHOWN = ("spearman", "kendall", "kendall_top_half", "kendall_top10", "choose_1_of_100")
 
 
@@ -110,12 +113,28 @@ class Part:
         return Trained(unlabelled(failures_last(scores)[0], asked), loss)
 
 
+def best_rate(own: Mapping[float, Trained]) -> float:
+    """That of the lowest loss."""
+    return min(own, key=lambda rate: own[rate].loss)
+
+
+def at_rates(part: Part, kind: str, rates: Sequence[float], wider: int = 2) -> dict[float, Trained]:
+    """One kind at all rates, the grid widened so many times where its best lies at an edge."""
+    own = {rate: part.trained(kind, rate) for rate in rates}
+    for _ in range(wider if len(rates) > 1 else 0):
+        best, ordered = best_rate(own), sorted(own)
+        if best in (ordered[0], ordered[-1]):
+            rate = float(f"{best * STEP if best == ordered[-1] else best / STEP:.0e}")
+            own[rate] = part.trained(kind, rate)
+    return dict(sorted(own.items()))
+
+
 def judge(part: Part, options: Options) -> tuple[dict[str, Any], list[list[str]]]:
     """Results and rows of one part."""
     accuracy, results, rows = part.truth.accuracy, dict[str, Any](), list[list[str]]()
     console.print(f"{part.name}: {len(accuracy)} classes")
-    everything = {kind: {rate: part.trained(kind, rate) for rate in options.rates} for kind in KINDS}
-    chosen = {kind: min(own, key=lambda rate: own[rate].loss) for kind, own in everything.items()}
+    everything = {kind: at_rates(part, kind, options.rates) for kind in KINDS}
+    chosen = {kind: best_rate(own) for kind, own in everything.items()}
     ours = everything[OURS][chosen[OURS]].judged
     for kind, own in everything.items():
         results[kind] = {"rate": chosen[kind], "rates": {}}
