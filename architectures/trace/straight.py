@@ -16,20 +16,21 @@ SAME = frozenset(("stop_gradient", "copy", "copy_p", "name"))
 def straight_through(jaxpr: Any) -> dict[Any, Any]:
     """By the variable of every sum x + (q - x) of a jaxpr, in any order, that of q."""
     origin: dict[Any, Any] = {}
-    differences: dict[Any, tuple[Any, Any]] = {}
+    differences: dict[Any, tuple[Any, ...]] = {}
     passed: dict[Any, Any] = {}
 
     def traced_back(atom: Any) -> Any:
         return atom if isinstance(atom, jex.Literal) else origin.get(atom, atom)
 
     for equation in jaxpr.eqns:
-        name, operands = equation.primitive.name, [traced_back(atom) for atom in equation.invars]
-        if name in SAME:
-            origin[equation.outvars[0]] = operands[0]
-        elif name == "sub":
-            differences[equation.outvars[0]] = (operands[0], operands[1])
-        elif name in ("add", "add_any"):
-            for known, other in (operands, operands[::-1]):
+        name = equation.primitive.name
+        if name == "sub":
+            differences[equation.outvars[0]] = tuple(map(traced_back, equation.invars))
+        elif name in SAME:
+            origin[equation.outvars[0]] = traced_back(equation.invars[0])
+        elif differences and name in ("add", "add_any"):
+            one, two = map(traced_back, equation.invars)
+            for known, other in ((one, two), (two, one)):
                 if isinstance(other, jex.Literal) or other not in differences:
                     continue
                 quantised, less = differences[other]
