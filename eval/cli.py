@@ -163,7 +163,7 @@ def predict(
     Args:
         model: module:attribute, a module or a function that returns one.
         config: its inputs, and what predicts.
-        out: a .safetensors file, or a folder for Orbax.
+        out: a .safetensors file, or a folder for Orbax, new or of an earlier prediction; of an ONNX file, its copy.
     """
     run_predict(model, config, out, console)
 

@@ -35,6 +35,10 @@ number = 3
 
 def linear():
     return nnx.Linear(4, 3, rngs=nnx.Rngs(0))
+
+
+def sized(width, *, depth, bias=True):
+    return linear()
 """
 
 
@@ -76,6 +80,7 @@ def test_bad_names_and_inputs_say_what_is_wrong(models: Path) -> None:
         ("models_of_a_user", "give module:attribute"),
         ("no_such_module:x", "cannot import 'no_such_module'"),
         ("models_of_a_user:x", "has no 'x'"),
+        ("models_of_a_user:sized", r"needs arguments \(width, depth\); name a module"),
         ("models_of_a_user:number", "int is neither a Linen nor an NNX module"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -88,3 +93,34 @@ def test_bad_names_and_inputs_say_what_is_wrong(models: Path) -> None:
     config = PredictConfig(input=("1x8x8x3", "1x8x8x3", "3"))
     with pytest.raises(ValueError, match="argument"):
         predict("models_of_a_user:net", config, models / "w.safetensors", console)
+    with pytest.raises(ValueError, match=r"models_of_a_user:net' called with --input 1x32 .*broadcast"):
+        predict("models_of_a_user:net", PredictConfig(input=("1x32",)), models / "w.safetensors", console)
+
+
+def test_only_earlier_predictions_are_replaced(models: Path) -> None:
+    def run(out: Path) -> None:
+        config = PredictConfig(input=("2x4",), checkpoint="open.safetensors")
+        predict("models_of_a_user:linear", config, out, Console(quiet=True))
+
+    mine = models / "mine"
+    mine.mkdir()
+    run(mine)  # an empty folder
+    run(mine)
+    assert ocp.is_orbax_checkpoint(mine)
+    (mine / "thesis.tex").write_text("years of work")
+    other = models / "other"
+    ocp.save(other, {"step": np.ones(1)})  # somebody's checkpoint
+    for out, message in (
+        (mine, "mine holds something else than an earlier prediction"),
+        (other, "other holds something else"),
+        (models, "choose another --out"),
+        (models / "w.npz", "ends in .npz; give a .safetensors file"),
+        (models / "w.onnx", "ends in .onnx"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            predict("no_such_module:x", PredictConfig(), out, Console(quiet=True))  # before anything is loaded
+    assert (mine / "thesis.tex").read_text() == "years of work"
+    np.testing.assert_array_equal(ocp.load(other)["step"], np.ones(1))
+    (models / "file").write_text("text")
+    with pytest.raises(ValueError, match="is a file"):
+        run(models / "file")
