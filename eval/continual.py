@@ -5,21 +5,23 @@ Shape letters: S seeds, T tasks.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
+from eval.continual_runs import Group, Key, read_runs, scratch_for
 from eval.plots import accuracy_matrix, task_curves
 from eval.report import markdown_table
-from train.continual.build import RESULT
 from train.continual.metrics import summarise
+from train.metrics import write_whole
 
 HEADER = (
     "stream",
@@ -33,7 +35,7 @@ HEADER = (
     "forward",
     "parameters",
 )
-Key = tuple[str, str, str]  # stream, scenario, method
+LONGEST = 100  # characters of a file's name that are taken from settings
 
 
 class Estimate(NamedTuple):
@@ -65,55 +67,6 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(mean, mean - half, mean + half)
 
 
-class Group(NamedTuple):
-    """Runs that differ in their seed alone.
-
-    Attributes:
-        matrices: [S, T, T] accuracy on task j after task i.
-        seeds: of the runs.
-        learner_parameters: of what learned.
-        target_parameters: of the target.
-        memory_images: kept of earlier tasks.
-    """
-
-    matrices: NDArray[np.float64]
-    seeds: tuple[int, ...]
-    learner_parameters: int
-    target_parameters: int
-    memory_images: int
-
-
-def read_runs(folders: Iterable[Path]) -> dict[Key, Group]:
-    """The finished runs of these folders, by stream, scenario and method.
-
-    Raises:
-        ValueError: a folder without a finished run, two runs of one seed, runs of one method on unlike streams.
-    """
-    found: dict[Key, list[dict[str, Any]]] = {}
-    for folder in folders:
-        path = folder / RESULT
-        try:
-            result = json.loads(path.read_text())
-            found.setdefault((result["stream"], result["scenario"], result["method"]), []).append(result)
-        except FileNotFoundError as error:
-            raise ValueError(f"{folder}: no finished run there ({RESULT} is missing); finish it first") from error
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}: is damaged ({error!r}); run it again") from error
-    return {key: _group(key, results) for key, results in found.items()}
-
-
-def _group(key: Key, results: Sequence[Mapping[str, Any]]) -> Group:
-    seeds = tuple(int(result["seed"]) for result in results)
-    matrices = [np.array(result["matrix"], np.float64) for result in results]
-    if len(set(seeds)) < len(seeds):
-        raise ValueError(f"{', '.join(key)}: seed {max(seeds, key=seeds.count)} twice; give each run once")
-    shapes = {matrix.shape for matrix in matrices} | {()}
-    sizes = {(result["learner_parameters"], result["target_parameters"], result["memory_images"]) for result in results}
-    if len(shapes) > 2 or len(sizes) > 1:
-        raise ValueError(f"{', '.join(key)}: runs of different sizes are not seeds of one; evaluate them apart")
-    return Group(np.stack(matrices), seeds, *sizes.pop())
-
-
 def estimates(group: Group, scratch: Group | None = None) -> dict[str, Estimate]:
     """Every field of `Summary` over the seeds; forward transfer against scratch where that ran on the same seeds."""
     summaries = []
@@ -127,27 +80,38 @@ def estimates(group: Group, scratch: Group | None = None) -> dict[str, Estimate]
 
 
 def report(folders: Sequence[Path], out: Path, console: Console) -> dict[Key, dict[str, Estimate]]:
-    """Shows and writes continual.md, continual.json, a heat map for each group and curves for each stream."""
+    """Shows and writes continual.md, continual.json, a heat map for each group and curves for each stream.
+
+    Raises:
+        ValueError: no runs, or one that cannot be read.
+    """
     groups = read_runs(folders)
     out.mkdir(parents=True, exist_ok=True)
     table, rows, results = Table(*HEADER, title="continual learning, %"), [], {}
     for key, group in sorted(groups.items()):
-        values = estimates(group, groups.get((key[0], key[1], "scratch")))
+        values = estimates(group, scratch_for(group, groups.values()))
         results[key] = values
         rows.append(_row(key, group, values))
         table.add_row(*rows[-1])
-        accuracy_matrix(group.matrices.mean(0), " ".join(key), out / "-".join(("matrix", *key)))
+        accuracy_matrix(group.matrices.mean(0), " ".join(key), out / file_name("matrix", *key))
     for stream, scenario in sorted({key[:2] for key in groups}):
         curves = {key[2]: group.matrices.mean(0) for key, group in groups.items() if key[:2] == (stream, scenario)}
         task_curves(curves, f"{stream}, {scenario}", out / f"curves-{stream}-{scenario}")
     console.print(table)
     note = (
-        "Mean over seeds with a 95% interval (Student's t), in percent. Parameters: learner / target (ratio); memory."
+        "Mean over seeds with a 95% interval (Student's t), in percent. Settings are named where they tell rows of one "
+        "method apart. Parameters: learner / target (ratio); memory."
     )
-    (out / "continual.md").write_text(f"# Continual learning\n\n{markdown_table([HEADER, *rows])}\n\n{note}\n")
+    write_whole(out / "continual.md", f"# Continual learning\n\n{markdown_table([HEADER, *rows])}\n\n{note}\n")
     tree = {"/".join(key): {name: value._asdict() for name, value in found.items()} for key, found in results.items()}
-    (out / "continual.json").write_text(json.dumps(tree, indent=2) + "\n")
+    write_whole(out / "continual.json", json.dumps(tree, indent=2) + "\n")
     return results
+
+
+def file_name(*parts: str) -> str:
+    """Parts joined by dashes, without what file names cannot have or a suffix would be read from."""
+    text = re.sub(r"[^\w=-]+", "_", "-".join(parts))
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
 def _row(key: Key, group: Group, values: Mapping[str, Estimate]) -> list[str]:

@@ -64,10 +64,8 @@ def predict(model: str, config: PredictConfig, out: Path, console: Console) -> N
             module, *inputs, hypernetwork=hypernetwork, strict=config.strict, rng=jax.random.key(config.seed)
         )
     except IN_THE_MODEL as error:
-        given = " ".join(config.input)
-        raise ValueError(
-            f"model {model!r} called with --input {given} (give the shapes that it takes): {error}"
-        ) from error
+        called = f"model {model!r} called with --input {' '.join(config.input)}"
+        raise ValueError(f"{called} (give the shapes that it takes): {error}") from error
     console.print(prediction.report)
     tree = prediction.params if prediction.variables is None else prediction.variables
     if isinstance(tree, nnx.State):
