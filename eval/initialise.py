@@ -20,6 +20,7 @@ from train.data import DataConfig, Splits, load
 from train.memory import keep_memory
 from train.metrics import write_whole
 from train.run_folder import claim
+from train.target_table import sample_classes
 
 OPEN_SIZE = 14  # pixels along an axis where an open hypernetwork leaves the choice
 
@@ -36,6 +37,10 @@ class InitialiseConfig:
     data: DataConfig = DataConfig(image_size=OPEN_SIZE)
     training: TrainingConfig = TrainingConfig()
     seed: int = 0  # of the unseen architectures
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError(f"InitialiseConfig.count={self.count}: must be at least 1")
 
 
 def initialise(config: InitialiseConfig, out: Path, console: Console) -> dict[str, dict[str, Curves]]:
@@ -80,7 +85,7 @@ def networks_of(config: InitialiseConfig, hypernetwork: ghn.Hypernetwork) -> dic
     """What to train, by name.
 
     Raises:
-        ValueError: unseen architectures of a hypernetwork that has seen all.
+        ValueError: unseen architectures of a hypernetwork that has seen all, or more than there are.
     """
     space: SearchSpace[Any] = hypernetwork.space
     made = space.models() if isinstance(space, TapeSpace) else {}
@@ -93,12 +98,11 @@ def networks_of(config: InitialiseConfig, hypernetwork: ghn.Hypernetwork) -> dic
             f"InitialiseConfig.drawn: checkpoint {config.checkpoint!r} held nothing out of its training, so nothing is "
             "known to be unseen; train it with --held-out, or name architectures in networks"
         )
-    rng, chosen = np.random.default_rng(config.seed), dict[str, Any]()
-    while len(chosen) < config.count:
-        network = space.sample(rng)
-        if hypernetwork.unseen(network) and space.connected(network):
-            chosen[space.to_string(network)] = network
-    return chosen
+    try:
+        drawn = sample_classes(space, config.count, config.seed, hypernetwork.unseen)
+    except ValueError as error:
+        raise ValueError(f"InitialiseConfig.{error}, or name architectures in networks") from error
+    return {space.to_string(network): network for network in drawn}
 
 
 def as_rows(found: Mapping[str, Mapping[str, Curves]], stops: tuple[int, ...]) -> list[list[str]]:

@@ -151,6 +151,17 @@ def test_unseen_architectures_are_drawn() -> None:
     assert networks_of(InitialiseConfig("here"), hypernetwork) == space.models()
 
 
+def test_more_unseen_architectures_than_there_are_are_refused(hypernetwork: Hypernetwork) -> None:
+    part = dataclasses.replace(hypernetwork, held_out=(0.5, 0))
+    unseen = sum(part.unseen(SPACE.from_string(text)) for text in ("4", "6", "4-4", "4-6", "6-4", "6-6"))
+    assert 0 < unseen < 6
+    assert len(networks_of(InitialiseConfig(count=unseen), part)) == unseen
+    with pytest.raises(ValueError, match=rf"InitialiseConfig.count=7: only {unseen} .*networks"):
+        networks_of(InitialiseConfig(count=7), part)
+    with pytest.raises(ValueError, match="count=0: must be at least 1"):
+        InitialiseConfig(count=0)
+
+
 def test_data_that_the_checkpoint_was_not_made_for_is_refused(tmp_path: Path) -> None:
     shape = ghn.load("demo").space.input_shape
     assert shape == (14, 14, 1)
