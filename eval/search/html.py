@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import csv
 import html
-import json
 import math
 import shlex
 import tempfile
@@ -18,11 +16,11 @@ import numpy as np
 from architectures.spaces import SearchSpace, from_settings
 from eval import pages
 from eval.charts import Axis, Chart
+from eval.search.folder import Rows, read_comparison, read_search, retrain_command
 from train.metrics import write_whole
 
 DRAWN = 3  # of the winners
 DOTS = 2000  # at most, the best ones: pages stay small
-Rows = Mapping[int, Mapping[str, str]]  # of evaluations.csv, by number
 _CURVE_NOTE = (
     "The best score so far, in steps; dots are improvements. The rule is the best of as many random architectures as "
     "were drawn for comparison. Hover over a dot for the architecture and the command that trains it from scratch."
@@ -41,12 +39,8 @@ def write_page(folder: Path) -> Path:
     Raises:
         ValueError: a folder without a finished report.
     """
-    try:
-        values = json.loads((folder / "search.json").read_text())
-        with (folder / "evaluations.csv").open(newline="") as file:
-            rows = {int(row["number"]): row for row in csv.DictReader(file)}
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{folder}: holds no finished search ({error}); make one with ghn-eval search") from error
+    values, rows = read_search(folder)
+    values["command"] = retrain_command(folder)
     about = values["about"]
     parts = [
         "<header>",
@@ -58,24 +52,25 @@ def write_page(folder: Path) -> Path:
         pages.section("Best score against architectures scored", _figure(_curve(values, rows, "count")), _CURVE_NOTE),
         pages.section("Best score against seconds", _figure(_curve(values, rows, "seconds"))),
         *_regret(values, rows),
-        *_exits(values["exits"]),
+        *_exits(values),
     ]
     if len({row["parameters"] for row in rows.values()}) > 1:
         parts.append(pages.section("Score against parameters", _figure(_scatter(values, rows)), _SCATTER_NOTE))
-    parts.append(pages.section("The winners", _drawings(from_settings(about["settings"]), values["best"]), _DRAWN_NOTE))
+    parts.append(pages.section("The winners", _drawings(from_settings(about["settings"]), values), _DRAWN_NOTE))
     if values["marginals"]:
         parts.append(pages.section("What the good ones share", _marginals_table(values), _MARGINALS_NOTE))
-    if (folder / "retrained.json").exists():
-        parts.append(_retrained(json.loads((folder / "retrained.json").read_text())))
+    comparison = read_comparison(folder)
+    if comparison is not None:
+        parts.append(_retrained(comparison))
     parts.append(pages.section("Small print", pages.notes(values["notes"])))
     path = folder / "report.html"
     write_whole(path, pages.page("Search report", parts))
     return path
 
 
-def command_line(architecture: str) -> str:
+def command_line(values: Mapping[str, Any], architecture: str) -> str:
     """Trains an architecture from scratch."""
-    return f"ghn-eval retrain --random 0 --architectures {shlex.quote(architecture)}"
+    return f"{values['command']} {shlex.quote(architecture)}"
 
 
 def _lead(values: Mapping[str, Any]) -> str:
@@ -109,7 +104,7 @@ def _best_table(values: Mapping[str, Any]) -> str:
     head = ["architecture", "score", "parameters", "FLOPs", "number"]
     rows = []
     for own in values["front"] or values["best"]:
-        hover = html.escape(command_line(own["architecture"]), quote=True)
+        hover = html.escape(command_line(values, own["architecture"]), quote=True)
         cells = [
             pages.number(own["score"], digits=4),
             f"{own['parameters']:,}",
@@ -125,8 +120,8 @@ def _figure(chart: Chart) -> str:
     return f"<figure>{chart.svg()}</figure>"
 
 
-def _hover(row: Mapping[str, str]) -> str:
-    return f"{row['architecture']}\nscore {float(row['score']):.4f}\n{command_line(row['architecture'])}"
+def _hover(values: Mapping[str, Any], row: Mapping[str, str]) -> str:
+    return f"{row['architecture']}\nscore {float(row['score']):.4f}\n{command_line(values, row['architecture'])}"
 
 
 def _curve(values: Mapping[str, Any], rows: Rows, against: str) -> Chart:
@@ -143,7 +138,7 @@ def _curve(values: Mapping[str, Any], rows: Rows, against: str) -> Chart:
         line.append((point[place], point[2]))
     chart.line([*line, (end, line[-1][1])] if line else [], "accent")
     for point in points:
-        chart.point(point[place], point[2], tooltip=_hover(rows[point[3]]), style="accent")
+        chart.point(point[place], point[2], tooltip=_hover(values, rows[point[3]]), style="accent")
     if values["random"]:
         chart.rule(values["random"]["best"], f"best of {values['random']['n']} random")
     return chart
@@ -162,12 +157,13 @@ def _regret(values: Mapping[str, Any], rows: Rows) -> list[str]:
         line.append((count, left))
     chart.line([*line, (values["evaluations"], line[-1][1])], "accent")
     for count, left, number in points:
-        chart.point(count, left, tooltip=_hover(rows[number]), style="accent")
+        chart.point(count, left, tooltip=_hover(values, rows[number]), style="accent")
     return [pages.section("Regret in the table", _figure(chart), "Points of accuracy below the best tabulated one.")]
 
 
-def _exits(found: Mapping[str, Sequence[Sequence[float]]]) -> list[str]:
+def _exits(values: Mapping[str, Any]) -> list[str]:
     """Accuracy against FLOPs of the early exits of the best, where they were searched for."""
+    found: Mapping[str, Sequence[Sequence[float]]] = values["exits"]
     if not found:
         return []
     points = [point for own in found.values() for point in own]
@@ -179,7 +175,7 @@ def _exits(found: Mapping[str, Sequence[Sequence[float]]]) -> list[str]:
     for (text, own), style in zip(found.items(), ("accent", "other", ""), strict=False):
         chart.line([(flops, accuracy) for flops, accuracy in own], style)
         for flops, accuracy in own:
-            chart.point(flops, accuracy, tooltip=f"{text}\n{accuracy:.1%}\n{command_line(text)}", style=style)
+            chart.point(flops, accuracy, tooltip=f"{text}\n{accuracy:.1%}\n{command_line(values, text)}", style=style)
     return [pages.section("Early exits of the best", _figure(chart), "One line an architecture, one dot an exit.")]
 
 
@@ -195,23 +191,23 @@ def _scatter(values: Mapping[str, Any], rows: Rows) -> Chart:
     chart = Chart("score against parameters", x, y)
     for row in known:
         if float(row["score"]) >= low:
-            chart.point(float(row["parameters"]), float(row["score"]), tooltip=_hover(row), style="faint")
+            chart.point(float(row["parameters"]), float(row["score"]), tooltip=_hover(values, row), style="faint")
     front = sorted((own["parameters"], own["score"]) for own in values["front"])
     if len(front) > 1 and values["about"]["objective"][:2] == ["score", "parameters"]:
         chart.line([point for point in front if point[1] >= low], "other")
     return chart
 
 
-def _drawings(space: SearchSpace[Any], best: Sequence[Mapping[str, Any]]) -> str:
+def _drawings(space: SearchSpace[Any], values: Mapping[str, Any]) -> str:
     """The first winners as images inside the page."""
     figures = []
-    for own in best[:DRAWN]:
+    for own in values["best"][:DRAWN]:
         text = own["architecture"]
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "graph.svg"
             space.graph(space.from_string(text)).draw(path)
             data = base64.b64encode(path.read_bytes()).decode()
-        hover = html.escape(command_line(text), quote=True)
+        hover = html.escape(command_line(values, text), quote=True)
         source = f"data:image/svg+xml;base64,{data}"
         image = f'<img alt="graph of {html.escape(text, quote=True)}" title="{hover}" src="{source}">'
         figures.append(f"<figure class=drawn>{image}<figcaption>{html.escape(text)}</figcaption></figure>")

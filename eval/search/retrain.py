@@ -141,10 +141,11 @@ class Retrainer:
     def __init__(
         self, out: Path, space: SearchSpace[Any], splits: Splits, data: DataConfig, protocol: Protocol
     ) -> None:
-        """Opens or makes retrained.csv with its database; see `train.target_table`."""
+        """Opens or makes the protocol's own table, retrained-HASH.csv with its database; see `train.target_table`."""
         self._space = space
         out.mkdir(parents=True, exist_ok=True)
-        self._table = TargetTable(out / "retrained.csv", space, splits, data, protocol)
+        self.path = out / f"retrained-{protocol.hash(space, data, dict(splits.provenance))}.csv"
+        self._table = TargetTable(self.path, space, splits, data, protocol)
 
     def train(self, architectures: Sequence[Any], seeds: Sequence[int]) -> Iterator[None]:
         """Trains what is missing; yields after each."""
@@ -185,7 +186,7 @@ def from_generated(
 
 
 def as_json(compared: Compared, **more: Any) -> str:
-    """For retrained.json."""
+    """For comparison.json."""
     values = {
         "accuracy": {"found": compared.found, "random": compared.random},
         "difference": compared.difference.as_list(),

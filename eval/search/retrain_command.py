@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,12 @@ from rich.progress import track
 import ghn
 from architectures.spaces import SearchSpace, from_settings
 from eval.report import rich_table
+from eval.search.folder import COMPARISON, best_of_rows, check_data, holds_search, read_search
 from eval.search.html import write_page
 from eval.search.problem import Problem
 from eval.search.retrain import Compared, Floats, Retrainer, as_json, compare, from_generated, pairs, random_band
 from train.data import DataConfig, Splits, check_images, load
+from train.metrics import write_whole
 from train.target import Protocol
 
 
@@ -26,13 +27,13 @@ from train.target import Protocol
 class RetrainConfig:
     """What to train, and against what."""
 
-    architectures: tuple[str, ...] = ()  # train these; without any, the best of the search in --out
+    architectures: tuple[str, ...] = ()  # train these, of the search's space; without any, its best
     top: int = 5  # of the search
     random: int = 20  # architectures of the same parameter band; 0: none
     seeds: int = 3  # trainings of each
     generated: bool = False  # also train the found ones from the weights that --checkpoint generates
-    checkpoint: str = "demo"  # gives generated weights, and the space of architectures that no search found
-    data: DataConfig = DataConfig()
+    checkpoint: str = "demo"  # gives generated weights, and the space where --out holds no search
+    data: DataConfig = DataConfig()  # has to be the search's
     protocol: Protocol = Protocol()  # the same for all
     seed: int = 0  # of the random architectures
     resamples: int = 2000  # of the interval
@@ -44,13 +45,16 @@ class RetrainConfig:
 
 
 def retrain(config: RetrainConfig, out: Path, console: Console) -> Compared | None:
-    """Trains, compares, writes retrained.json beside the table of trainings; a killed command goes on.
+    """Trains, compares, writes comparison.json beside the table of trainings; a killed command goes on.
 
     Raises:
-        ValueError: no finished search, an architecture that cannot be read, a band with too few architectures.
+        ValueError: no finished search, or one on other data; an architecture that cannot be read, a band with too few
+            architectures.
     """
-    texts, space, hypernetwork = _subjects(config, out)
+    texts, space, hypernetwork = _subjects(config, out, console)
     splits = load(config.data)
+    if holds_search(out):
+        check_data(out, splits.provenance)
     check_images(splits.train.images, space.input_shape, "images")
     problem, found = Problem(space), [space.from_string(text) for text in texts]
     random = random_band(problem, found, config.random, config.seed) if config.random else []
@@ -66,39 +70,41 @@ def retrain(config: RetrainConfig, out: Path, console: Console) -> Compared | No
     if not random:
         return None
     compared = compare(found_FS, retrainer.accuracies(random, seeds), pairs(problem, found, random), config.resamples)
-    more = {"architectures": [space.to_string(a) for a in found], "seeds": seeds, "random": len(random)}
+    more: dict[str, Any] = {"architectures": [space.to_string(a) for a in found], "seeds": seeds}
+    more |= {"random": len(random), "table": retrainer.path.name}
     if generated is not None:
         more["from_generated"] = float(generated.mean())
-    (out / "retrained.json").write_text(as_json(compared, **more))
-    if (out / "evaluations.csv").exists():
+    write_whole(out / COMPARISON, as_json(compared, **more))
+    if holds_search(out):
         write_page(out)
     console.print(compared.verdict, highlight=False)
     return compared
 
 
-def _subjects(config: RetrainConfig, out: Path) -> tuple[list[str], SearchSpace[Any], ghn.Hypernetwork | None]:
-    """What to train, of which space, and what generates weights where that is asked for."""
-    hypernetwork = ghn.load(config.checkpoint) if config.architectures or config.generated else None
-    if config.architectures:
-        assert hypernetwork is not None
-        return list(config.architectures), hypernetwork.space, hypernetwork
-    searched = _finished(out)
+def _subjects(
+    config: RetrainConfig, out: Path, console: Console
+) -> tuple[list[str], SearchSpace[Any], ghn.Hypernetwork | None]:
+    """What to train, of which space (the search's, where there is one), and what generates weights if it was loaded."""
+    if not holds_search(out) and config.architectures:
+        loaded = ghn.load(config.checkpoint)
+        return list(config.architectures), loaded.space, loaded
+    searched, rows = read_search(out)
     space = from_settings(searched["about"]["settings"])
+    named = config.generated or config.checkpoint != RetrainConfig.checkpoint
+    hypernetwork = ghn.load(config.checkpoint) if named else None
     if hypernetwork is not None and hypernetwork.space != space:
         raise ValueError(
-            f"checkpoint {config.checkpoint!r}: made for {hypernetwork.space.describe()}, not for {space.describe()}"
+            f"checkpoint {config.checkpoint!r}: made for {hypernetwork.space.describe()}, the search in {out} for "
+            f"{space.describe()}; choose another --checkpoint, or another --out for --architectures of your own"
         )
-    return [own["architecture"] for own in searched["best"][: config.top]], space, hypernetwork
-
-
-def _finished(out: Path) -> dict[str, Any]:
-    """What a search told of itself."""
-    try:
-        return dict(json.loads((out / "search.json").read_text()))
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{out}: holds no finished search ({error}); make one with ghn-eval search, or give --architectures"
-        ) from error
+    if config.architectures:
+        return list(config.architectures), space, hypernetwork
+    best = best_of_rows(rows)
+    if len(best) < config.top:
+        console.print(f"top={config.top}: the search has only {len(best)} at its highest fidelity; all are trained")
+    if not best:
+        raise ValueError(f"{out}: the search has no finite score; give --architectures")
+    return best[: config.top], space, hypernetwork
 
 
 def _generated(

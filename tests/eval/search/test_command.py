@@ -81,7 +81,7 @@ def test_the_page_is_one_file_that_draws_the_winners(finished: Path) -> None:
     page = Page((finished / "report.html").read_text(encoding="utf-8"))
     assert page.tags["svg"] == 4 and page.tags["img"] == 3 and "script" not in page.tags and "link" not in page.tags
     assert all(source.startswith("data:image/svg+xml;base64,") for source in page.sources)
-    assert "ghn-eval retrain --random 0 --architectures '|" in page.text  # what hovering shows
+    assert f"ghn-eval retrain --out {finished} --random 0 --architectures '|" in page.text  # what hovering shows
     assert "What evolution found" in page.text and "What the good ones share" in page.text
     assert page.tags["polyline"] == 3
     assert Page(write_page(finished).read_text(encoding="utf-8")).tags == page.tags  # from the files alone

@@ -2,18 +2,31 @@
 
 import csv
 import dataclasses
+import io
 import json
+import shlex
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from rich.console import Console
-from toy_search import SPACE
+from toy_search import SPACE, ToyScorer
 
-from architectures.spaces import settings
+from architectures.spaces import MLPSpace, SearchSpace
+from eval import cli
+from eval.search import retrain_command
+from eval.search.algorithms import RandomSearch
+from eval.search.config import SearchConfig
+from eval.search.driver import Budget, search
+from eval.search.folder import retrain_command as retrain_command_of
+from eval.search.html import write_page
 from eval.search.problem import Problem
+from eval.search.report import Result, write_result
 from eval.search.retrain import compare, from_generated, pairs, random_band
 from eval.search.retrain_command import RetrainConfig, retrain
+from eval.search.store import SearchStore
 from ghn import GHNConfig, Hypernetwork
 from train.data import AugmentConfig, DataConfig, load
 from train.target import Protocol
@@ -66,17 +79,63 @@ def data(tmp_path: Path) -> DataConfig:
 PROTOCOL = Protocol(epochs=1, batch=20, warmup=1, calibration=8, augment=AugmentConfig(crop=0, flip=False))
 
 
+class Widths(ToyScorer):
+    """For multi-layer perceptrons."""
+
+    def __call__(self, architectures: Sequence[Any], fidelity: int) -> list[float]:
+        return [float(sum(a.widths)) for a in architectures]
+
+
+def searched(out: Path, space: SearchSpace[Any], data: DataConfig, scorer: ToyScorer, count: int = 20) -> Path:
+    """The folder of a finished search."""
+    out.mkdir()
+    store, problem = SearchStore(out / "search.sqlite", Problem(space), "toy"), Problem(space)
+    why = search(RandomSearch(problem), scorer, store, Budget(count))
+    config = SearchConfig(algorithm="random", data=data)
+    write_result(Result(config, problem, "points", store.evaluations(), [], why), out)
+    recorded = {"config": dataclasses.asdict(config), "provenance": load(data).provenance}
+    (out / "config.json").write_text(json.dumps(recorded))
+    return out
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[list[Any]]:
+    """What would have been trained; nothing is."""
+    asked: list[list[Any]] = []
+
+    class Free:
+        path = Path("retrained-none.csv")
+
+        def __init__(self, *_: object) -> None:
+            pass
+
+        def train(self, architectures: Sequence[Any], seeds: Sequence[int]) -> Iterator[None]:
+            asked.append(list(architectures))
+            yield from ()
+
+        def accuracies(self, architectures: Sequence[Any], seeds: Sequence[int]) -> Any:
+            return np.random.default_rng(len(architectures)).uniform(0.4, 0.6, (len(architectures), len(seeds)))
+
+    monkeypatch.setattr(retrain_command, "Retrainer", Free)
+    return asked
+
+
 def test_the_best_of_a_search_are_trained_once_and_compared(data: DataConfig, tmp_path: Path) -> None:
     space = dataclasses.replace(SPACE, classes=10)
-    best = [{"architecture": str(a)} for a in sample_classes(space, 3, 0)]
-    out = tmp_path / "run"
-    out.mkdir()
-    (out / "search.json").write_text(json.dumps({"about": {"settings": settings(space)}, "best": best}))
+    out = searched(tmp_path / "run", space, data, ToyScorer())
     config = RetrainConfig(top=1, random=3, seeds=2, data=data, protocol=PROTOCOL, resamples=50)
+    mistyped = dataclasses.replace(config, protocol=dataclasses.replace(PROTOCOL, batch=10**6))
+    with pytest.raises(ValueError, match="the train split has only"):
+        retrain(mistyped, out, Console(quiet=True))
+    assert len(list(out.glob("retrained-*.csv"))) == 1 and write_page(out).exists()  # a table, and no comparison
     compared = retrain(config, out, Console(quiet=True))
     assert compared is not None and compared == retrain(config, out, Console(quiet=True))
-    values = json.loads((out / "retrained.json").read_text())
-    table = (out / "retrained.csv").read_text()
+    values = json.loads((out / "comparison.json").read_text())
+    with pytest.raises(ValueError, match="the train split has only"):
+        retrain(mistyped, out, Console(quiet=True))
+    assert json.loads((out / "comparison.json").read_text()) == values
+    assert "Retrained" in write_page(out).read_text()
+    table = (out / values["table"]).read_text()
     assert len(table.splitlines()) == 1 + 4 * 2
     runs: dict[str, list[float]] = {}
     for row in csv.DictReader(table.splitlines()):
@@ -85,6 +144,40 @@ def test_the_best_of_a_search_are_trained_once_and_compared(data: DataConfig, tm
     assert values["accuracy"]["found"] == pytest.approx(means[0])
     assert values["accuracy"]["random"] == pytest.approx(float(np.mean(means[1:])))
     assert values["interval"][0] <= values["relative_improvement"] <= values["interval"][1]
+
+
+def test_as_many_are_trained_as_are_asked_for(data: DataConfig, tmp_path: Path, trained: list[list[Any]]) -> None:
+    space = dataclasses.replace(SPACE, classes=10)
+    out = searched(tmp_path / "run", space, data, ToyScorer(), 20)
+    retrain(RetrainConfig(top=15, random=0, data=data), out, Console(quiet=True))
+    scores = ToyScorer()(trained[0], 0)
+    assert len(trained[0]) == 15 and scores == sorted(scores, reverse=True)
+    told = io.StringIO()
+    retrain(RetrainConfig(top=30, random=0, data=data), out, Console(file=told))
+    assert len(trained[1]) == 20 and "top=30: the search has only 20" in told.getvalue()
+
+
+def test_the_command_on_the_page_works_in_any_space(
+    data: DataConfig, tmp_path: Path, trained: list[list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = MLPSpace(input_shape=(4, 4, 1), classes=10, widths=(2, 3), depths=(1, 2))
+    out = searched(tmp_path / "my run", space, data, Widths(), 6)
+    best = "3-3"
+    command = f"{retrain_command_of(out)} {best}"
+    assert command in write_page(out).read_text().replace("&#x27;", "'")
+    monkeypatch.setattr("sys.argv", shlex.split(command))
+    cli.main()
+    assert trained == [[space.from_string(best)]]
+    with pytest.raises(ValueError, match=r"checkpoint 'demo': made for .* the search in .* for"):
+        retrain(RetrainConfig(architectures=(best,), generated=True, data=data), out, Console(quiet=True))
+
+
+def test_data_of_another_search_are_refused(data: DataConfig, tmp_path: Path, trained: list[list[Any]]) -> None:
+    out = searched(tmp_path / "run", dataclasses.replace(SPACE, classes=10), data, ToyScorer())
+    for other in (dataclasses.replace(data, seed=1), DataConfig()):
+        with pytest.raises(ValueError, match=r"run holds a search on other data; give --data.source .*tiny.npz"):
+            retrain(RetrainConfig(data=other), out, Console(quiet=True))
+    assert not trained
 
 
 def test_generated_weights_are_a_start_too(data: DataConfig) -> None:
