@@ -64,15 +64,15 @@ def search(
 ) -> str:
     """Searches until the budget is spent; returns why it stopped.
 
-    With one process and a budget in evaluations, what a killed and resumed search has stored in the end equals what an
-    unbroken one stores, but for times.
+    With one process and a budget in evaluations, what a search has stored in the end equals what an unbroken one
+    stores, but for times: when it was killed and resumed, and when it had a smaller budget first.
 
     Args:
         algorithm: fresh: the store's history is told to it.
         scorer: of the store's id.
         store: of the search.
         budget: when to stop.
-        batch: proposals that are asked for at once, with the same knowledge.
+        batch: proposals that are asked for at once, with the same knowledge; batches end at multiples of it.
         watch: called with what has been finished since the last call, by any process.
     """
     state = _State(algorithm, watch)
@@ -96,40 +96,69 @@ def search(
 
 
 class _State:
-    """The algorithm with everything told, in the order of proposals."""
+    """The algorithm with what it is to know: all batches before the one that is being asked for."""
 
     def __init__(self, algorithm: Algorithm, watch: Watch | None) -> None:
         self._algorithm, self._watch = algorithm, watch
-        self._noted = -1
-        self._told: set[int] = set()
+        self._begun: dict[int, Proposal] = {}  # still to be noted
+        self._done: dict[int, Evaluation] = {}  # still to be told
+        self._finished: set[int] = set()
+        self._next = 0  # the first number that has not been noted
         self.exhausted = False  # whether the last question found nothing to propose
 
     def ask(self, batch: int, budget: Budget) -> Ask:
-        """For `SearchStore.begin`."""
+        """For `SearchStore.begin`. Batches end at multiples of their size, wherever a budget has cut one."""
 
         def asked(rows: list[Row], first: int, scored: int) -> list[Proposal]:
             self.catch_up(rows)
-            left = budget.left(scored)
-            count = batch if left is None else min(batch, left)
-            proposals = self._algorithm.ask(first, count) if count else []
+            left, start = budget.left(scored), first - first % batch
+            end = start + batch if left is None else min(start + batch, first + left)
+            proposals = self._proposals(start, first, end) if end > first else []
             self.exhausted = not proposals and all(row.done for row in rows)
             return proposals
 
         return asked
 
     def catch_up(self, rows: list[Row]) -> None:
-        """Notes what has been begun and tells what is done, each once."""
+        """Keeps what has been begun and done for the algorithm, and tells who watches, each once."""
         fresh = []
         for row in rows:
-            if row.index > self._noted:
-                self._algorithm.note(row.index, row.proposal)
-                self._noted = row.index
-            if row.evaluation is not None and row.index not in self._told:
-                self._algorithm.tell(row.evaluation)
-                self._told.add(row.index)
+            if row.index >= self._next:
+                self._begun[row.index] = row.proposal
+            if row.evaluation is not None and row.index not in self._finished:
+                self._finished.add(row.index)
+                self._done[row.index] = row.evaluation
                 fresh.append(row.evaluation)
         if fresh and self._watch is not None:
             self._watch(fresh)
+
+    def _proposals(self, start: int, first: int, end: int) -> list[Proposal]:
+        """Numbers `first` to `end` of the batch that begins at `start`, with the knowledge of an unbroken search.
+
+        A batch of which some have been begun is asked for again from its start; where the algorithm waited within it
+        for results, it learns them there. Where that gives something else than what was begun, as with several
+        processes, the algorithm learns all there is.
+        """
+        self._learn(start)
+        while self._next < first:
+            again = self._algorithm.ask(self._next, end - self._next)
+            numbers = range(self._next, min(first, self._next + len(again)))
+            if not again or any(self._begun.get(number) != again[number - self._next] for number in numbers):
+                break
+            if self._next + len(again) > first:
+                return again[first - self._next :]
+            self._learn(self._next + len(again))
+        self._learn(first)
+        return self._algorithm.ask(first, end - first)
+
+    def _learn(self, end: int) -> None:
+        """Notes what is numbered below `end` and tells what of it is done, in the order of numbers."""
+        self._next = max(self._next, end)
+        for number in sorted(number for number in {*self._begun, *self._done} if number < self._next):
+            if number in self._begun:
+                self._algorithm.note(number, self._begun.pop(number))
+            if number in self._done:
+                self._algorithm.tell(self._done.pop(number))
 
 
 def _score(scorer: SearchScorer, store: SearchStore, jobs: list[Job]) -> None:

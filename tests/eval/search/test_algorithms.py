@@ -5,6 +5,7 @@ import itertools
 import math
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import optuna
@@ -33,10 +34,12 @@ from eval.search.algorithms import (
     SuccessiveHalving,
 )
 from eval.search.algorithms.guided import fitting_point
+from eval.search.driver import Budget, search
 from eval.search.features import described
 from eval.search.history import Proposal, best_of, gains
 from eval.search.pareto import pareto_front
 from eval.search.problem import Constraints, Problem
+from eval.search.store import SearchStore
 from train.target_table import sample_classes
 
 POOL = sample_classes(SPACE, 80, 5)
@@ -74,6 +77,20 @@ def test_history_is_all_that_an_algorithm_knows(name: str, batch: int) -> None:
     assert first == fresh.ask(cut, len(first))  # asking changes nothing
     other = evaluate(MAKERS[name](problem, 4), problem, 8, batch)
     assert [e.key for e in other] != [e.key for e in history[:8]]
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_search_that_gets_a_larger_budget_ends_as_an_unbroken_one(name: str, tmp_path: Path) -> None:
+    histories, count = [], COUNT.get(name, 60)
+    for part, budgets in (("whole", [count]), ("parts", [3, 6, count // 2, count // 2 + 1, count])):
+        for budget in budgets:
+            problem = Problem(SPACE)
+            store = SearchStore(tmp_path / part, problem, "toy", 1)
+            search(MAKERS[name](problem, 1), ToyScorer(), store, Budget(budget), 8)
+        histories.append(
+            [(e.index, str(e.architecture), e.fidelity, e.score, e.parent, e.repeats) for e in store.evaluations()]
+        )
+    assert histories[0] == histories[1] and len(histories[0]) >= count
 
 
 @pytest.mark.parametrize("name", ["smash", "evolution", "local"])
