@@ -112,8 +112,8 @@ def _scorer(
 ) -> SearchScorer:
     space, score = problem.space, dataclasses.replace(config.score, finetune=config.finetune)
     if config.scorer == "tabular":
-        assert problem.table is not None
-        return TabularScorer(problem.table, str(config.ground_truth))
+        assert truth is not None
+        return TabularScorer(truth, space)
     if config.scorer == "proxy":
         return ProxyScorer(space, splits.train, config.proxy)
     if config.scorer == "training":

@@ -147,7 +147,8 @@ class ProxyScorer:
         self._batch = train.images[:images], train.labels[:images]
         proxy_scores(space, [], *self._batch, proxies=[name])  # names an unknown proxy before anything is stored
         self.unit = name
-        self.id = scorer_id("proxy", name=name, initialisations=initialisations, images=images, data=train.name)
+        own = {"name": name, "initialisations": initialisations, "images": images}
+        self.id = scorer_id("proxy", space=settings(space), data=train.name, **own)
 
     def __call__(self, architectures: Sequence[Any], fidelity: int) -> Sequence[float]:
         """See `SearchScorer`."""
@@ -161,10 +162,10 @@ class TabularScorer:
 
     unit, chunk = SHARE, CHUNK
 
-    def __init__(self, table: Tabulated, source: str) -> None:
-        """`source` names the table."""
-        self._table = table
-        self.id = scorer_id("tabular", source=source, classes=len(table))
+    def __init__(self, truth: GroundTruth, space: SearchSpace[Any]) -> None:
+        """Takes every class of the table."""
+        self._table = Tabulated(truth, space)
+        self.id = scorer_id("tabular", space=settings(space), accuracies=_accuracies(truth, len(truth.classes)))
 
     def __call__(self, architectures: Sequence[Any], fidelity: int) -> Sequence[float]:
         """See `SearchScorer`."""
@@ -210,7 +211,7 @@ class CalibratedScorer:
         matrix = self._features.matrix(known, self._features.columns(known))
         self._calibrator = calibrate(matrix, truth.accuracy[: len(known)], CalibrationConfig())
         sources = _sources(problem, hypernetwork, splits, config)
-        self.id = scorer_id("calibrated", classes=truth.classes[: len(known)].tolist(), **sources)
+        self.id = scorer_id("calibrated", accuracies=_accuracies(truth, len(known)), **sources)
 
     def __call__(self, architectures: Sequence[Any], fidelity: int) -> Sequence[float]:
         """See `SearchScorer`."""
@@ -232,6 +233,11 @@ def _sources(problem: Problem, hypernetwork: Hypernetwork, splits: Splits, confi
         "config": dataclasses.asdict(config),
         "data": dict(splits.provenance),
     }
+
+
+def _accuracies(truth: GroundTruth, count: int) -> dict[str, float]:
+    """Of the first `count` classes."""
+    return dict(zip(truth.classes[:count].tolist(), truth.accuracy[:count].tolist(), strict=True))
 
 
 def _first(data: Dataset, count: int) -> Dataset:

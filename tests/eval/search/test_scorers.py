@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from architectures.spaces import NASBench201
-from eval.ground_truth import GroundTruth, Tabulated
+from eval.ground_truth import GroundTruth
 from eval.proxies import score
 from eval.scoring import ScoreConfig, Scorer
 from eval.search.features import GENERATED, PARAMETERS, Columns, Features, combined
@@ -62,13 +62,16 @@ def test_generated_weights_at_no_steps_then_trained_from_them(hypernetwork: Hype
     assert fresh(CELLS[:1], 0) != started(CELLS[:1], 0) != fresh(CELLS[:1], 1)
 
 
+def table_of(accuracies: list[float]) -> GroundTruth:
+    keys = np.array([SPACE.canonical(a) for a in CELLS])
+    return GroundTruth(tuple(CELLS), keys, np.array(accuracies)[:, None], {})
+
+
 def test_proxies_and_tables_are_what_they_were(splits: Splits) -> None:
     batch = splits.train.images, splits.train.labels
     expected = score(SPACE, CELLS, *batch, proxies=["nwot"], initialisations=1)["nwot"]
     np.testing.assert_allclose(ProxyScorer(SPACE, splits.train, "nwot")(CELLS, 0), expected)
-    keys = np.array([SPACE.canonical(a) for a in CELLS])
-    table = Tabulated(GroundTruth(tuple(CELLS), keys, np.array([[0.5], [0.6], [0.7], [0.8]]), {}), SPACE)
-    tabular = TabularScorer(table, "made up")
+    tabular = TabularScorer(table_of([0.5, 0.6, 0.7, 0.8]), SPACE)
     assert tabular(CELLS, 0) == [0.5, 0.6, 0.7, 0.8]
     with pytest.raises(ValueError, match="tabular: takes no steps"):
         tabular(CELLS, 10)
@@ -95,6 +98,8 @@ def test_what_is_known_does_not_depend_on_the_company(hypernetwork: Hypernetwork
     calibrated = CalibratedScorer(problem, hypernetwork, splits, truth, 24, SCORE)
     predicted = np.array(calibrated(known, 0))
     assert np.corrcoef(predicted, accuracy)[0, 1] > 0.9
+    retrained = dataclasses.replace(truth, runs=truth.runs[::-1])
+    assert CalibratedScorer(problem, hypernetwork, splits, retrained, 24, SCORE).id != calibrated.id
 
 
 def test_ids_tell_apart_what_must_not_be_mixed(hypernetwork: Hypernetwork, splits: Splits) -> None:
@@ -111,5 +116,10 @@ def test_ids_tell_apart_what_must_not_be_mixed(hypernetwork: Hypernetwork, split
     ]
     assert len(set(ids)) == 4
     assert HypernetworkScorer(hypernetwork, splits, SCORE).id == ids[0]
+    tables = [0.5, 0.6, 0.7, 0.8], [0.5, 0.6, 0.7, 0.8], [0.5, 0.6, 0.8, 0.7]
+    first, same, other_run = (TabularScorer(table_of(own), SPACE).id for own in tables)
+    assert first == same != other_run
+    wider = dataclasses.replace(SPACE, channels=4)
+    assert ProxyScorer(SPACE, splits.train, "nwot").id != ProxyScorer(wider, splits.train, "nwot").id
     with pytest.raises(ValueError, match="give a hypernetwork"):
         TrainingScorer(SPACE, splits, TUNE, 3, "generated")
