@@ -72,7 +72,8 @@ def check_data(folder: Path, found: Mapping[str, str | int]) -> None:
     except DataError as error:
         wanted = " ".join(data_options(folder)) or "no --data options"
         raise ValueError(
-            f"data: {folder} holds a search on other data; give {wanted}, or choose another --out ({error})"
+            f"data: {folder} holds a search on other data; give {wanted}, or name --architectures and another --out "
+            f"({error})"
         ) from error
 
 
