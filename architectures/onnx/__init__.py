@@ -3,6 +3,7 @@
 Needs the extra `onnx`.
 """
 
-from architectures.onnx.model import OnnxError, OnnxModel, load
+from architectures.onnx.model import OnnxError, OnnxModel
+from architectures.onnx.reader import load
 
 __all__ = ["OnnxError", "OnnxModel", "load"]

@@ -127,15 +127,26 @@ def _cast(node: Node, x: Value) -> Value:
 
 
 @op("Dropout")
-def _dropout(node: Node, x: Value, *rest: Value) -> Value:
-    return (x, jnp.ones(x.shape, bool))
+def _dropout(node: Node, x: Value, ratio: Value = None, training: Value = None) -> Value:
+    if training is not None and (isinstance(training, jax.core.Tracer) or np.any(training)):
+        raise NotImplementedError("dropout that is not switched off")
+    return (x, jnp.ones(x.shape, bool)) if node.opset >= 12 else x  # what an older mask holds is not specified
 
 
 @op("Softmax")
 def _softmax(node: Node, x: Value) -> Value:
-    return jax.nn.softmax(x, node.get("axis", -1))
+    return jax.nn.softmax(x, _softmax_axes(node, x))
 
 
 @op("LogSoftmax")
 def _log_softmax(node: Node, x: Value) -> Value:
-    return jax.nn.log_softmax(x, node.get("axis", -1))
+    return jax.nn.log_softmax(x, _softmax_axes(node, x))
+
+
+def _softmax_axes(node: Node, x: Value) -> int | tuple[int, ...]:
+    """One axis; before opset 13, all axes from the given one on."""
+    if node.opset >= 13:
+        return int(node.get("axis", -1))
+    first = node.get("axis", 1)
+    axes = tuple(range(first if first >= 0 else first + x.ndim, x.ndim))
+    return axes[0] if len(axes) == 1 else axes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,11 @@ from jax import Array
 from numpy.typing import NDArray
 
 from architectures.graph import ArchGraph
-from architectures.onnx import elementwise, layers, shapes  # noqa: F401  (they fill OPS)
-from architectures.onnx.registry import CONSTANTS, OPS, STATISTICS, Node, Value
+from architectures.onnx import elementwise, layers, pooling, resize, shapes  # noqa: F401  (they fill OPS)
+from architectures.onnx.registry import OPS, Node, Value
 from architectures.trace.api import trace
+
+DOMAINS = ("", "ai.onnx")  # names of ONNX's own operators
 
 
 class OnnxError(ValueError):
@@ -59,8 +61,9 @@ class OnnxModel:
             raise ValueError(f"inputs: {len(inputs)} given, {self.path} takes {', '.join(self.input_names)}")
         values: dict[str, Value] = {**self._constants, **params, **state}
         values |= dict(zip(self.input_names, inputs, strict=True))
+        used = set(self.output_names).union(*(node.input for node in self._proto.graph.node))
         for node in self._proto.graph.node:
-            outputs = self._run(node, [values[name] if name else None for name in node.input])
+            outputs = self._run(node, [values[name] if name else None for name in node.input], used)
             values |= {name: value for name, value in zip(node.output, outputs, strict=False) if name}
         return tuple(jax.numpy.asarray(values[name]) for name in self.output_names)
 
@@ -92,100 +95,55 @@ class OnnxModel:
                 tensor.CopyFrom(numpy_helper.from_array(new, tensor.name))
         save(proto, str(path))
 
-    def _run(self, proto: Any, inputs: Sequence[Value | None]) -> Sequence[Value]:
+    def _run(self, proto: Any, inputs: Sequence[Value | None], used: Set[str]) -> Sequence[Value]:
         """The outputs of one node; at once, in NumPy, where nothing that it reads is traced or a parameter."""
-        node = _node(proto)
+        node = _node(proto, opset_of(self._proto))
         fixed = not any(isinstance(value, jax.Array) for value in inputs)
+        result: Sequence[Value]
         try:
             if fixed:
                 with jax.ensure_compile_time_eval():
-                    result = _tuple(OPS[proto.op_type](node, *inputs))
-                return [np.asarray(value) for value in result]
-            return _tuple(OPS[proto.op_type](node, *inputs))
+                    result = [np.asarray(value) for value in _tuple(OPS[proto.op_type](node, *inputs))]
+            else:
+                result = _tuple(OPS[proto.op_type](node, *inputs))
+            _check_complete(proto, node, result, used)
+            return result
         except (TypeError, ValueError, IndexError, NotImplementedError) as error:
             shapes = [None if value is None else tuple(value.shape) for value in inputs]
-            raise OnnxError(f"{self.path}: {_named(proto)} with inputs of shapes {shapes}: {error}") from error
+            raise OnnxError(f"{self.path}: {named(proto)} with inputs of shapes {shapes}: {error}") from error
 
 
-def load(path: str | Path, **sizes: int) -> OnnxModel:
-    """Reads an ONNX file.
-
-    Args:
-        path: of the file; tensors that it keeps in other files are read too.
-        sizes: name of a dimension that the file leaves open (such as "batch") -> size; 1 for those not named.
-
-    Raises:
-        ImportError: the package `onnx` is missing.
-        OnnxError: no ONNX file, or an op that is not known: all of them are named, each with a node.
-    """
-    try:
-        import onnx
-        from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-        from onnx import numpy_helper
-    except ImportError as error:
-        raise ImportError(
-            "reading ONNX files needs the package onnx: pip install 'graph-hypernetwork[onnx]'"
-        ) from error
-    path = Path(path)
-    try:
-        proto = onnx.load(str(path))
-        onnx.checker.check_model(proto)
-    except (DecodeError, onnx.checker.ValidationError) as error:
-        raise OnnxError(f"{path}: no valid ONNX file ({str(error).strip().splitlines()[0]})") from error
-    unknown = {node.op_type: node for node in proto.graph.node if node.op_type not in OPS}
-    if unknown:
-        listed = "; ".join(_named(node) for node in unknown.values())
-        raise OnnxError(f"{path}: unknown to this reader: {listed}. It knows {', '.join(sorted(OPS))}")
-    arrays = {tensor.name: np.array(numpy_helper.to_array(tensor)) for tensor in proto.graph.initializer}
-    constant, state = _not_weights(proto, arrays)
-    inputs = [value for value in proto.graph.input if value.name not in arrays]
-    return OnnxModel(
-        path,
-        {name: array for name, array in arrays.items() if name not in constant | state},
-        {name: arrays[name] for name in state},
-        tuple(_abstract(value, sizes) for value in inputs),
-        tuple(value.name for value in inputs),
-        tuple(value.name for value in proto.graph.output),
-        proto,
-        {name: arrays[name] for name in constant},
-    )
+def opset_of(proto: Any) -> int:
+    """The version of ONNX's own operators that a file is written in."""
+    return max((int(entry.version) for entry in proto.opset_import if entry.domain in DOMAINS), default=1)
 
 
-def _not_weights(proto: Any, arrays: Mapping[str, NDArray[Any]]) -> tuple[set[str], set[str]]:
-    """Names of initialisers that are constants (integers, single numbers, sizes), and that are running statistics."""
-    constant = {name for name, array in arrays.items() if array.dtype.kind != "f" or array.ndim == 0}
-    state: set[str] = set()
-    for node in proto.graph.node:
-        for position, name in enumerate(node.input):
-            if name in arrays and position in STATISTICS.get(node.op_type, ()):
-                state.add(name)
-            if name in arrays and position in CONSTANTS.get(node.op_type, ()):
-                constant.add(name)
-    return constant, state
+def _check_complete(proto: Any, node: Node, result: Sequence[Value], used: Set[str]) -> None:
+    """Raises where a node says more, or gives more of what is used, than its operator here follows."""
+    unread = node.unread()
+    if unread:
+        listed = ", ".join(f"{name}={node.get(name)!r}" for name in unread)
+        raise NotImplementedError(f"the attribute {listed} is not known to this reader")
+    missing = [name for name in proto.output[len(result) :] if name and name in used]
+    if missing:
+        raise NotImplementedError(f"the output {missing[0]!r} is not computed by this reader")
 
 
-def _abstract(value: Any, sizes: Mapping[str, int]) -> jax.ShapeDtypeStruct:
-    from onnx import helper
-
-    tensor = value.type.tensor_type
-    shape = [d.dim_value if d.HasField("dim_value") else sizes.get(d.dim_param, 1) for d in tensor.shape.dim]
-    return jax.ShapeDtypeStruct(
-        tuple(shape), jax.dtypes.canonicalize_dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
-    )
-
-
-def _node(proto: Any) -> Node:
+def _node(proto: Any, opset: int) -> Node:
     from onnx import helper
 
     return Node(
         proto.op_type,
         {attribute.name: helper.get_attribute_value(attribute) for attribute in proto.attribute},
         len(proto.output),
+        opset,
     )
 
 
-def _named(proto: Any) -> str:
-    return f"node {proto.name or proto.output[0]!r} (op {proto.op_type})"
+def named(proto: Any) -> str:
+    """What messages call a node."""
+    domain = "" if proto.domain in DOMAINS else f"{proto.domain}."
+    return f"node {proto.name or proto.output[0]!r} (op {domain}{proto.op_type})"
 
 
 def _tuple(result: Any) -> Sequence[Any]:

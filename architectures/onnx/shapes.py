@@ -12,10 +12,12 @@ from architectures.onnx.registry import Node, Value, ints, op
 def _constant(node: Node) -> Value:
     from onnx import numpy_helper
 
-    if "value" in node.attributes:
-        return np.array(numpy_helper.to_array(node.get("value")))
-    name, value = next(iter(node.attributes.items()))
-    return np.asarray(value, np.float32 if "float" in name else np.int64)
+    (name,) = node.attributes
+    if name not in ("value", "value_float", "value_floats", "value_int", "value_ints"):
+        raise NotImplementedError(f"a constant as {name}")
+    if name == "value":
+        return np.array(numpy_helper.to_array(node.get(name)))
+    return np.asarray(node.get(name), np.float32 if "float" in name else np.int64)
 
 
 @op("ConstantOfShape")
@@ -74,23 +76,32 @@ def _concat(node: Node, *inputs: Value) -> Value:
 
 @op("Split")
 def _split(node: Node, x: Value, sizes: Value = None) -> Value:
-    axis = node.get("axis", 0)
-    if sizes is None:
-        each = -(-x.shape[axis] // node.get("num_outputs", node.outputs))
-        ends = [each * i for i in range(1, node.outputs)]
-    else:
-        ends = np.cumsum(ints(sizes))[:-1].tolist()
-    return tuple(jnp.split(x, ends, axis))
+    axis, parts = node.get("axis", 0), node.get("num_outputs", node.outputs)
+    given, size = node.get("split") if sizes is None else ints(sizes), x.shape[axis]
+    if given is None:
+        each = -(-size // parts)
+        given = [each] * (parts - 1) + [size - each * (parts - 1)]
+        if given[-1] < 0 or (each * parts != size and node.opset < 18):
+            raise ValueError(f"{size} elements do not split into {parts} parts")
+    if len(given) != node.outputs or sum(given) != size:
+        raise ValueError(f"parts of {given} are not the {node.outputs} outputs of {size} elements")
+    return tuple(jnp.split(x, np.cumsum(given)[:-1].tolist(), axis))
 
 
 @op("Slice")
-def _slice(node: Node, x: Value, starts: Value, ends: Value, axes: Value = None, steps: Value = None) -> Value:
-    first, last = ints(starts), ints(ends)
-    chosen = list(range(len(first))) if axes is None else ints(axes)
+def _slice(
+    node: Node, x: Value, starts: Value = None, ends: Value = None, axes: Value = None, steps: Value = None
+) -> Value:
+    given = {"starts": starts, "ends": ends, "axes": axes}
+    if node.opset < 10:
+        given = {name: node.get(name) for name in given}
+    first, last = ints(given["starts"]), ints(given["ends"])
+    chosen = list(range(len(first))) if given["axes"] is None else ints(given["axes"])
     stride = [1] * len(first) if steps is None else ints(steps)
     index = [slice(None)] * x.ndim
     for axis, low, high, step in zip(chosen, first, last, stride, strict=True):
-        index[axis] = slice(low, None if step < 0 and high < -x.shape[axis] else high, step)
+        size = x.shape[axis]
+        index[axis] = slice(max(low, -size), None if step < 0 and high < -size else high, step)
     return x[tuple(index)]
 
 
@@ -100,13 +111,17 @@ def _gather(node: Node, x: Value, indices: Value) -> Value:
 
 
 @op("Pad")
-def _pad(node: Node, x: Value, pads: Value, fill: Value = None, axes: Value = None) -> Value:
+def _pad(node: Node, x: Value, pads: Value = None, fill: Value = None, axes: Value = None) -> Value:
+    if node.opset < 11:
+        pads, fill = node.get("pads"), node.get("value", 0.0)
     amounts = ints(pads)
     chosen = list(range(x.ndim)) if axes is None else ints(axes)
     widths = [(0, 0)] * x.ndim
     for i, axis in enumerate(chosen):
         widths[axis] = (amounts[i], amounts[i + len(chosen)])
-    mode = {"constant": "constant", "reflect": "reflect", "edge": "edge", "wrap": "wrap"}[node.get("mode", "constant")]
+    mode = node.get("mode", "constant")
+    if mode not in ("constant", "reflect", "edge", "wrap"):
+        raise NotImplementedError(f"padding in the mode {mode!r}")
     if mode != "constant":
         return jnp.pad(x, widths, mode=mode)
     return jnp.pad(x, widths, constant_values=0 if fill is None else fill)
@@ -131,16 +146,3 @@ def _depth_to_space(node: Node, x: Value) -> Value:
     else:
         parts = x.reshape(b, c // n**2, n, n, h, w).transpose(0, 1, 4, 2, 5, 3)
     return parts.reshape(b, c // n**2, h * n, w * n)
-
-
-@op("Resize")
-def _resize(node: Node, x: Value, roi: Value = None, scales: Value = None, sizes: Value = None) -> Value:
-    if node.get("mode", "nearest") != "nearest":
-        raise NotImplementedError("Resize other than nearest")
-    shape = ints(sizes) if sizes is not None else [int(s * f) for s, f in zip(x.shape, np.asarray(scales), strict=True)]
-    factors = [new / old for new, old in zip(shape, x.shape, strict=True)]
-    if any(factor != int(factor) for factor in factors):
-        raise NotImplementedError("Resize by other than whole factors")
-    for axis, factor in enumerate(factors):
-        x = jnp.repeat(x, int(factor), axis) if factor > 1 else x
-    return x

@@ -37,12 +37,21 @@ class File:
         self.nodes.append(helper.make_node(op, list(inputs), names, name=f"node_{len(self.nodes)}", **attributes))
         return names[0] if outputs == 1 else names
 
-    def save(self, path: Path, inputs: dict[str, tuple[Sequence[Any], int]], output: str) -> Path:
-        """Writes the file; `inputs` maps names to (shape, element type)."""
-        ends = [helper.make_tensor_value_info(output, FLOAT, ["rows", "columns"])]
+    def save(
+        self,
+        path: Path,
+        inputs: dict[str, tuple[Sequence[Any], int]],
+        output: str,
+        *,
+        opset: int = 17,
+        rank: int = 2,
+        kind: int = FLOAT,
+    ) -> Path:
+        """Writes the file; `inputs` maps names to (shape, element type), `rank` and `kind` are of the output."""
+        ends = [helper.make_tensor_value_info(output, kind, [f"size_{i}" for i in range(rank)])]
         values = [helper.make_tensor_value_info(name, kind, shape) for name, (shape, kind) in inputs.items()]
         graph = helper.make_graph(self.nodes, "model", values, ends, self.tensors)
-        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), str(path))
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9), str(path))
         return path
 
 
