@@ -24,7 +24,7 @@ def predict_onnx(
 
     Args:
         path: of the file.
-        out: where a copy with the predicted weights is written; None writes none.
+        out: where a copy with the predicted weights is written, in the file's own types; None writes none.
         hypernetwork: that predicts; None takes the package's.
         strict: raise where a leaf is not predicted.
         sizes: of dimensions that the file leaves open, by name; 1 for those not named.
@@ -35,7 +35,7 @@ def predict_onnx(
     Raises:
         ImportError: the package `onnx` is missing.
         architectures.onnx.OnnxError: no ONNX file, or a node that cannot be read, named.
-        ValueError: `strict`, and a leaf is not predicted.
+        ValueError: `strict`, and a leaf is not predicted; `sizes` names a dimension that the file does not leave open.
     """
     from architectures.onnx import load
 
@@ -45,5 +45,10 @@ def predict_onnx(
         model.apply, params, *model.inputs, state=state, hypernetwork=hypernetwork, strict=strict
     )
     if out is not None:
-        model.save({name: np.asarray(array) for name, array in prediction.params.items()}, out)
+        kept = {row.path for row in prediction.report.rows if row.source == "initialiser"}
+        weights = {  # JAX holds double precision as single: those predicted get the file's types, those kept stay exact
+            name: old if name in kept else np.asarray(prediction.params[name]).astype(old.dtype)
+            for name, old in model.params.items()
+        }
+        model.save(weights, out)
     return prediction
