@@ -30,6 +30,12 @@ class BatchStream:
     def __init__(
         self, config: TrainConfig, hypernetwork: Hypernetwork, train: Dataset, retreats: Retreats | None = None
     ) -> None:
+        """ValueError where the train split does not fill one batch."""
+        if config.batch > len(train.labels):
+            raise ValueError(
+                f"TrainConfig.batch={config.batch}: the train split has only {len(train.labels)} images; "
+                "use a smaller batch"
+            )
         self._retreats = retreats
         self._config, self._hypernetwork, self._train = config, hypernetwork, train
         self._cache: dict[Any, tuple[Any, Any]] = {}

@@ -67,6 +67,13 @@ class TargetConfig:
     held_out: float | None = 0.1  # draw only from this held-out share (as in training); None draws from all
     held_out_seed: int = 0  # which share
 
+    def __post_init__(self) -> None:
+        for name, least in (("count", 1), ("seeds", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"TargetConfig.{name}={getattr(self, name)}: must be at least {least}")
+        if self.held_out is not None and self.held_out <= 0:
+            raise ValueError(f"TargetConfig.held_out={self.held_out}: a share above 0, or None to draw from all")
+
 
 def target(config: Annotated[TargetConfig, tyro.conf.arg(name="")], out: Path = Path("runs/target.csv")) -> None:
     """Train architectures from scratch under a fixed, hashed protocol; run again to continue.

@@ -151,6 +151,8 @@ class TrainConfig:
                 raise ValueError(f"TrainConfig.{name}={getattr(self, name)}: must be at least 1")
         if not 0 <= self.startup < self.steps:
             raise ValueError(f"TrainConfig.startup={self.startup}: must be at least 0 and less than steps={self.steps}")
+        if self.seed < 0:
+            raise ValueError(f"TrainConfig.seed={self.seed}: must be at least 0")
         if self.retreats < 0:
             raise ValueError(f"TrainConfig.retreats={self.retreats}: must be at least 0, which stops at once")
         for name in ("held_out", "label_smoothing"):

@@ -47,21 +47,24 @@ def train(config: TrainConfig, run: Path, tensorboard: bool = False, show: bool 
         RunError: the folder belongs to another run or cannot be written; the loss stopped being finite more
             than `config.retreats` times (the last good checkpoint is kept).
         DataError: the data cannot be read.
-        ValueError: there are fewer devices than the configuration asks for.
+        ValueError: there are fewer devices than the configuration asks for, or its parts do not fit each other or the
+            data; the folder is left as it was.
     """
     mesh = mesh_of(config.devices)
     splits = load(config.data)
-    _claim_in_turn(run, config, splits)
     hypernetwork = make_hypernetwork(config, splits)
-    finished = steps_of(run)
+    finished, retreats = steps_of(run), Retreats(run)
     if config.start is not None and not finished:
         hypernetwork = warm_started(hypernetwork, config.start)
     optimizer = make_optimizer(config.optimizer, config.steps)
     state = init_state(hypernetwork, optimizer)
+    stream = BatchStream(config, hypernetwork, splits.train, retreats)
+    if not finished:
+        stream[0]  # what cannot be drawn is told before the folder belongs to a configuration that never ran
+    _claim_in_turn(run, config, splits)
     if finished:
         state = _restore(run, finished[-1], state, config)
-    start, first, retreats = int(state.step), jax.process_index() == 0, Retreats(run)
-    stream = BatchStream(config, hypernetwork, splits.train, retreats)
+    start, first = int(state.step), jax.process_index() == 0
     common = (mesh, hypernetwork.definition, optimizer, Layers(precision=config.precision))
     step_fn, place = make_step(*common, hardest_loss if config.sampling == "hard" else None)
     startup_fn, _ = make_step(*common, startup_loss)

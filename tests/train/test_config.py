@@ -5,7 +5,9 @@ from typing import get_args, get_type_hints
 import pytest
 
 from architectures.spaces.registry import SPACES
-from train.config import SpaceConfig
+from train.cli import TargetConfig
+from train.config import SpaceConfig, TrainConfig
+from train.continual.config import ScheduleConfig, StreamConfig
 
 NAMES = get_args(get_type_hints(SpaceConfig)["name"])
 
@@ -19,3 +21,9 @@ def test_spaces_are_built_for_the_data(name: str) -> None:
     space = SpaceConfig(name=name).build((8, 8, 3), 7)  # type: ignore[arg-type]
     assert (space.name, space.input_shape, space.classes) == (name, (8, 8, 3), 7)
     assert space.graph(space.sample(0)).parameter_count > 0
+
+
+@pytest.mark.parametrize("config", [TrainConfig, ScheduleConfig, StreamConfig, TargetConfig])
+def test_a_negative_seed_is_named(config: type) -> None:
+    with pytest.raises(ValueError, match=rf"{config.__name__}\.seed=-1: must be at least 0"):
+        config(seed=-1)

@@ -28,6 +28,10 @@ class StreamConfig:
     degrees: float = 90.0  # rotated: angle of the last task
     seed: int = 0  # permuted: of the permutations
 
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"StreamConfig.seed={self.seed}: must be at least 0")
+
     def build(self) -> Stream:
         """The stream."""
         shared = (self.data, self.tasks, self.train_images, self.test_images)
@@ -71,6 +75,8 @@ class ScheduleConfig:
         for name in ("steps", "batch", "memory", "log_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"ScheduleConfig.{name}={getattr(self, name)}: must be at least 1")
+        if self.seed < 0:
+            raise ValueError(f"ScheduleConfig.seed={self.seed}: must be at least 0")
         if self.checkpoint_every % self.log_every:
             raise ValueError(
                 f"ScheduleConfig.checkpoint_every={self.checkpoint_every}: must be a multiple of "
