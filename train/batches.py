@@ -21,6 +21,7 @@ from train.retreats import Retreats
 from train.step import Batch
 
 _ARCHITECTURE_STREAM = 1
+MOST_DRAWS = 10_000  # in search of an architecture that is not held out
 SEVERAL = 8  # draws that "balanced" and "sandwich" choose from
 
 
@@ -100,11 +101,15 @@ def smoothed(labels: np.ndarray, classes: int, share: float) -> np.ndarray:
 
 
 def draw_training(space: SearchSpace[Any], rng: np.random.Generator, config: TrainConfig) -> Any:
-    """A random architecture whose isomorphism class is not held out."""
-    while True:
+    """A random architecture whose isomorphism class is not held out; ValueError where thousands of draws give none."""
+    for _ in range(MOST_DRAWS):
         architecture = space.sample(rng)
         if not space.held_out(architecture, config.held_out, config.held_out_seed):
             return architecture
+    raise ValueError(
+        f"TrainConfig.held_out={config.held_out}: keeps all of {MOST_DRAWS:,} drawn architectures of this space out of "
+        "training; lower it or take another held_out_seed"
+    )
 
 
 def _augmentation(config: TrainConfig) -> Callable[[int, np.ndarray], Any]:

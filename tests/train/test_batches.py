@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from architectures.spaces import Cell, NASBench201
+from architectures.spaces import Cell, MLPSpace, NASBench201
 from ghn.api import Hypernetwork
 from ghn.config import GHNConfig
 from train.batches import BatchStream, draw_training
@@ -113,6 +113,14 @@ def test_held_out_classes_are_never_drawn(hypernetwork: Hypernetwork, splits: Sp
     assert not any(space.held_out(cell, 0.5) for cell in drawn)
     free = dataclasses.replace(CONFIG, held_out=0.0)
     assert any(space.held_out(draw_training(space, np.random.default_rng((3, s)), free), 0.5) for s in range(20))
+
+
+def test_a_space_that_is_held_out_as_a_whole_is_told() -> None:
+    space = MLPSpace(widths=(15,), depths=(1,))
+    config = TrainConfig(held_out=0.1)
+    assert space.held_out(space.sample(0), config.held_out, config.held_out_seed)
+    with pytest.raises(ValueError, match=r"held_out=0\.1: keeps all of .* lower it or take another held_out_seed"):
+        draw_training(space, np.random.default_rng(0), config)
 
 
 @pytest.mark.parametrize("sampling", ["uniform", "balanced"])
