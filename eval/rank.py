@@ -234,17 +234,19 @@ def load_matching(hypernetwork: Hypernetwork, data: DataConfig) -> Splits:
 
     Raises:
         DataError: other classes, image shape or preprocessing statistics.
+        ValueError: an open hypernetwork, which has no space to score.
     """
+    space = hypernetwork.space
     splits = load(data)
     known = hypernetwork.preprocessing
     if splits.train.class_names != known.class_names:
         raise DataError(
             f"data {data.source!r}: classes {splits.train.class_names}, the checkpoint knows {known.class_names}"
         )
-    if splits.train.images.shape[1:] != hypernetwork.space.input_shape:
+    if splits.train.images.shape[1:] != space.input_shape:
         raise DataError(
             f"data {data.source!r}: images of shape {splits.train.images.shape[1:]}, the checkpoint takes "
-            f"{hypernetwork.space.input_shape}; set --data.image-size {hypernetwork.space.input_shape[0]}"
+            f"{space.input_shape}; set --data.image-size {space.input_shape[0]}"
         )
     if not np.allclose(splits.train.mean + splits.train.std, known.mean + known.std, atol=1e-4):
         raise DataError(
