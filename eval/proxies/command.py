@@ -29,6 +29,12 @@ class ProxiesConfig:
     images: int = 128  # in the mini-batch, at most; a proxy takes as many as it is defined for
     seed: int = 0  # of sampling and of the first initialisation
 
+    def __post_init__(self) -> None:
+        for name, least in (("initialisations", 1), ("images", 2), ("seed", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"ProxiesConfig.{name}={value}: must be at least {least}")
+
 
 def proxies(config: ProxiesConfig, out: Path, console: Console) -> dict[str, NDArray[np.float64]]:
     """Writes the table `out`; run again, it goes on where it was. Returns its columns."""

@@ -34,8 +34,10 @@ class ProxyTable:
         """Opens or begins a table.
 
         Raises:
-            ValueError: the file was made in another way.
+            ValueError: the file was made in another way, has no card, or does not end in .csv.
         """
+        if path.suffix != ".csv":
+            raise ValueError(f"{path}: names the CSV, beside which its card will lie as .json; let it end in .csv")
         self._path, self._space = path, space
         self._names, self._initialisations, self._seed = proxy_names(proxies), initialisations, seed
         self._measured = parts_of(self._names)
@@ -50,8 +52,11 @@ class ProxyTable:
         text = json.dumps(card, indent=2, default=str) + "\n"
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            if path.with_suffix(".json").read_text() != text:
-                raise ValueError(f"{path}: made with other settings (see {path.with_suffix('.json')}); choose another")
+            recorded = path.with_suffix(".json")
+            if not recorded.is_file():
+                raise ValueError(f"{path}: exists, but no {recorded.name} says how it was made; choose another --out")
+            if recorded.read_bytes() != text.encode():
+                raise ValueError(f"{path}: made with other settings (see {recorded}); choose another --out")
             whole = path.read_text()
             path.write_text(whole[: whole.rfind("\n") + 1])  # a row that a kill cut short is made again
         else:
@@ -93,15 +98,20 @@ class ProxyTable:
         return with_aggregate(measured, self._header[1:])
 
     def finish(self, architectures: Sequence[Any]) -> dict[str, NDArray[np.float64]]:
-        """The same, written into the file, which then holds just these architectures."""
+        """The same, written into the file: these architectures first, then its other rows, whose "az_nas" is empty."""
         columns = self.columns(architectures)
         if AZ_NAS in columns:
             body = [[f"{value:.9g}" for value in row] for row in zip(*columns.values(), strict=True)]
+            texts = [self._space.to_string(architecture) for architecture in architectures]
+            known = set(texts)
+            with self._path.open(newline="") as file:
+                others = [row for row in csv.DictReader(file) if row["architecture"] not in known]
             new = self._path.with_suffix(".new")
             with new.open("w", newline="") as file:
                 writer = csv.writer(file)
                 writer.writerow(["architecture", *columns])
-                texts = (self._space.to_string(architecture) for architecture in architectures)
                 writer.writerows([text, *row] for text, row in zip(texts, body, strict=True))
+                for row in others:
+                    writer.writerow([row["architecture"], *("" if name == AZ_NAS else row[name] for name in columns)])
             new.replace(self._path)
         return columns

@@ -1,5 +1,6 @@
 """The table of proxies: what a killed run left is kept, what was made otherwise is refused."""
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,44 @@ def test_az_nas_is_written_once_all_candidates_are_there(tmp_path: Path) -> None
     assert float(first.split(",")[1]) == pytest.approx(columns["az_nas"][0])
     reopened = ProxyTable(path, SPACE, ["az_nas"], 1)
     np.testing.assert_allclose(reopened.columns(CELLS[::-1])["az_nas"], columns["az_nas"][::-1])
+
+
+def test_a_run_of_fewer_candidates_keeps_the_rows_of_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    table = ProxyTable(path, SPACE, ["az_nas"], 1)
+    with path.open("a") as file:
+        for row, cell in enumerate(CELLS):
+            file.write(",".join([SPACE.to_string(cell), "", *map(str, range(row, row + 4))]) + "\n")
+    table.finish(CELLS)
+    before = table.rows()
+    table.finish(CELLS[1:])
+    assert table.rows() == before
+    with path.open(newline="") as file:
+        aggregated = {row["architecture"]: row["az_nas"] for row in csv.DictReader(file)}
+    assert aggregated[SPACE.to_string(CELLS[0])] == ""
+    assert all(aggregated[SPACE.to_string(cell)] for cell in CELLS[1:])
+
+
+def test_a_table_is_a_csv_with_its_card(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"out\.json: names the CSV.*end in \.csv"):
+        ProxyTable(tmp_path / "out.json", SPACE, NAMES)
+    (tmp_path / "mine.csv").write_text("mine\n")
+    with pytest.raises(ValueError, match=r"mine\.csv: exists, but no mine\.json says.*another --out"):
+        ProxyTable(tmp_path / "mine.csv", SPACE, NAMES)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"mine.csv": "mine\n"}
+
+
+@pytest.mark.parametrize("change", [{"initialisations": 0}, {"images": 1}, {"seed": -1}])
+def test_numbers_out_of_range_are_named(change: dict[str, int]) -> None:
+    ((name, value),) = change.items()
+    with pytest.raises(ValueError, match=rf"ProxiesConfig\.{name}={value}: must be at least"):
+        ProxiesConfig(**change)  # type: ignore[arg-type]
+
+
+def test_no_candidates_make_no_table(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="candidates '0': nothing to score"):
+        proxies(ProxiesConfig(candidates="0"), tmp_path / "out.csv", Console(quiet=True))
+    assert not (tmp_path / "out.csv").exists()
 
 
 def test_the_command_writes_a_row_a_candidate(tmp_path: Path) -> None:
