@@ -60,6 +60,11 @@ class RankConfig:
     resamples: int = 2000  # of the bootstrap
     seed: int = 0  # of sampling, of the random row, of the bootstrap
 
+    def __post_init__(self) -> None:
+        for name, least in (("resamples", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"RankConfig.{name}={getattr(self, name)}: must be at least {least}")
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Outcome:
@@ -208,17 +213,26 @@ def parse_candidates(
 ) -> list[Any]:
     """A number of sampled classes that satisfy `keep`, "all" classes, or the architectures of a file, one a line."""
     if text.isdigit():
+        if int(text) < 1:
+            raise ValueError(f"candidates {text!r}: nothing to score; give a number of at least 1")
         return sample_classes(space, int(text), seed, keep)
     if text == "all":
         return representatives(space)
     try:
-        lines = Path(text).read_text().split("\n")
-    except OSError as error:
-        raise ValueError(f"candidates {text!r}: a number, 'all', or a readable file ({error})") from error
-    architectures = [space.from_string(line) for line in lines if line.strip()]
+        lines = Path(text).read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"candidates {text!r}: a number, 'all', or a readable text file ({error})") from error
+    architectures = [_read(space, line, f"{text}, line {n}") for n, line in enumerate(lines, start=1) if line.strip()]
     if not architectures:
         raise ValueError(f"candidates {text!r}: the file holds no architecture")
     return architectures
+
+
+def _read(space: SearchSpace[Any], line: str, where: str) -> Any:
+    try:
+        return space.from_string(line)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def representatives(space: SearchSpace[Any]) -> list[Any]:

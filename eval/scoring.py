@@ -130,7 +130,12 @@ class Scorer:
 
         Two checks that a hypernetwork reads what it is given: with `graphs_of`, as many other architectures, weights
         are generated from their graphs instead; `alter` changes what the hypernetwork reads of each graph.
+
+        Raises:
+            ValueError: no architecture.
         """
+        if not len(architectures):
+            raise ValueError("architectures: there are none to score; give at least one")
         read = architectures if graphs_of is None else graphs_of
         finished, running = [], collections.deque[Any]()
         for start in range(0, len(architectures), CHUNK):
