@@ -21,6 +21,7 @@ import gzip
 import json
 import math
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
@@ -83,8 +84,19 @@ def read_records(source: str | Path, space: SearchSpace[Any], column: str = DEFA
         column: name of the accuracy column.
 
     Raises:
-        GroundTruthError: a file, column or value that cannot be read.
+        GroundTruthError: a file, column or value that cannot be read, or a value that is no accuracy.
     """
+    records = _read(source, space, column)
+    for record in records.rows:
+        if math.isfinite(record.accuracy) and not 0 <= record.accuracy <= 100:
+            raise GroundTruthError(
+                f"{record.where}: {column} is {record.accuracy:g}, no accuracy (a share of 1 or a percentage); "
+                "name the column of accuracies with --column"
+            )
+    return records
+
+
+def _read(source: str | Path, space: SearchSpace[Any], column: str) -> Records:
     if source in PACKAGED:
         tables = PACKAGED[str(source)]
         if space.name not in tables:
@@ -103,8 +115,8 @@ def read_records(source: str | Path, space: SearchSpace[Any], column: str = DEFA
 def _text(path: Path, source: str) -> str:
     try:
         data = path.read_bytes()
-        return (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+        return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")  # Excel begins with a mark
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise GroundTruthError(
             f"ground truth {source!r}: cannot be read ({error}); give a CSV, JSON or SQLite file, or "
             f"{', '.join(PACKAGED)}"
@@ -115,7 +127,16 @@ def _text(path: Path, source: str) -> str:
 
 
 def _read_csv(path: Path, column: str, source: str) -> Records:
-    reader = csv.DictReader(_text(path, source).splitlines())
+    text = _text(path, source)
+    try:
+        rows = _csv_rows(text, column, source)
+    except csv.Error as error:
+        raise GroundTruthError(f"{source}: no CSV ({error})") from error
+    return Records(rows, read_card(path), False)
+
+
+def _csv_rows(text: str, column: str, source: str) -> list[Record]:
+    reader = csv.DictReader(text.splitlines())
     columns = reader.fieldnames or []
     architecture = next((name for name in ARCHITECTURE_COLUMNS if name in columns), None)
     if architecture is None or column not in columns:
@@ -123,14 +144,31 @@ def _read_csv(path: Path, column: str, source: str) -> Records:
             f"{source}: columns {', '.join(columns)}; needs {column!r} and one of {', '.join(ARCHITECTURE_COLUMNS)}"
         )
     rows = []
-    for line, row in enumerate(reader, start=2):
-        where = f"{source}, line {line}"
+    for row in reader:
+        where = f"{source}, line {reader.line_num}"
         seconds = _number(row.get("seconds") or "nan", where)
         rows.append(
             Record(where, row[architecture] or "", row.get("seed") or "0", _number(row[column], where), seconds)
         )
+    return rows
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """What lies beside a CSV as .json and tells of it; empty where nothing does.
+
+    Raises:
+        GroundTruthError: a file that cannot be read, or that is no card.
+    """
     card = path.with_suffix(".json")
-    return Records(rows, json.loads(card.read_text()) if path.suffix == ".csv" and card.exists() else {}, False)
+    if path.suffix != ".csv" or not card.exists():
+        return {}
+    try:
+        content = json.loads(card.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise GroundTruthError(f"{card}: cannot be read as the card of {path.name} ({error}); move it away") from error
+    if not isinstance(content, dict):
+        raise GroundTruthError(f"{card}: lies where the card of {path.name} would, but is no JSON object; move it away")
+    return content
 
 
 def _number(text: Any, where: str) -> float:
@@ -173,7 +211,9 @@ def _read_json(path: Path, column: str) -> Records:
     entries = _api_state if "arch2infos" in content else _api_infos
     try:
         rows = list(entries(str(path), content, data, metric))
-    except (AttributeError, KeyError, TypeError, SyntaxError) as error:
+    except GroundTruthError:
+        raise
+    except (AttributeError, LookupError, TypeError, ValueError, SyntaxError) as error:
         raise GroundTruthError(f"{path}: is in none of the known layouts ({error!r}); see eval/tabular.py") from error
     if not rows:
         raise GroundTruthError(f"{path}: has no {name!r} for any architecture")

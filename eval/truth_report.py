@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from architectures.spaces import SearchSpace, from_settings
 from eval.ground_truth import GroundTruth, read_ground_truth
 from eval.metrics import reliability, split_half_kendall, split_half_kendall_top10, split_half_spearman
 from eval.report import write_json
-from eval.tabular import DEFAULT_COLUMN
+from eval.tabular import DEFAULT_COLUMN, GroundTruthError, read_card
 from train.config import SpaceConfig
 from train.run_store import RunStore
 
@@ -42,8 +41,10 @@ def ground_truth(config: TruthConfig, out: Path | None, console: Console) -> dic
         The card.
 
     Raises:
-        ValueError: the table cannot be read.
+        ValueError: the table cannot be read, or `out` does not end in .csv.
     """
+    if out is not None and out.suffix != ".csv":
+        raise ValueError(f"{out}: names the CSV, beside which its card will lie as .json; let it end in .csv")
     space = table_space(config)
     truth = read_ground_truth(config.source, space, config.column)
     card = truth_card(truth, space)
@@ -58,15 +59,22 @@ def ground_truth(config: TruthConfig, out: Path | None, console: Console) -> dic
 
 
 def table_space(config: TruthConfig) -> SearchSpace[Any]:
-    """The space that the table's own card names, or that of the configuration."""
+    """The space that the table's own card names, or that of the configuration.
+
+    Raises:
+        ValueError: a card that cannot be read, or names no space of this package.
+    """
     path = Path(config.source)
-    card: dict[str, Any] = {}
-    if path.suffix in (".sqlite", ".db"):
-        card = RunStore(path).card()
-    elif path.suffix == ".csv" and path.with_suffix(".json").is_file():
-        card = json.loads(path.with_suffix(".json").read_text())
+    kept = path.suffix in (".sqlite", ".db")
+    card = RunStore(path).card() if kept else read_card(path)
     if "space" in card:
-        return from_settings(card["space"])
+        try:
+            return from_settings(card["space"])
+        except (ValueError, TypeError) as error:
+            where = path if kept else path.with_suffix(".json")
+            raise GroundTruthError(
+                f"{where}: the table's card names its space wrongly ({error}); correct or delete its entry 'space'"
+            ) from error
     # Strings, classes and connectedness do not depend on the size of images.
     return config.space.build((32, 32, 3), 10)
 

@@ -39,11 +39,13 @@ def from_settings(values: Mapping[str, Any]) -> SearchSpace[Any]:
     """Rebuilds a space of this package from `settings`.
 
     Raises:
-        ValueError: the name or a field is unknown, or the ops are not the space's own (a user's own space cannot be
-            rebuilt from text: pass the object itself).
+        ValueError: no settings at all, the name or a field is unknown, or the ops are not the space's own (a user's
+            own space cannot be rebuilt from text: pass the object itself).
     """
+    if not isinstance(values, Mapping):
+        raise ValueError(f"space {values!r}: expected an object of settings, 'name' among them")
     name = values.get("name")
-    if name not in SPACES:
+    if not isinstance(name, str) or name not in SPACES:
         raise ValueError(f"space {name!r}: not one of {', '.join(SPACES)}; pass your own space object as space=...")
     fields = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items() if key != "name"}
     known = [field.name for field in dataclasses.fields(SPACES[name])]  # type: ignore[arg-type]

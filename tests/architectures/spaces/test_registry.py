@@ -40,5 +40,9 @@ def test_spaces_of_the_user_and_unknown_settings_are_refused() -> None:
         from_settings({"name": "nasbench201", "channels": 4, "width": 4})
     with pytest.raises(ValueError, match=r"space None: not one of nasbench201, smash"):
         from_settings({})
+    with pytest.raises(ValueError, match=r"space 'nasbench201': expected an object of settings"):
+        from_settings("nasbench201")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"space \['nasbench201'\]: not one of nasbench201, smash"):
+        from_settings({"name": ["nasbench201"]})
     with pytest.raises(ValueError, match=r"space 'nasbench201': saved with ops \['none', 'skip_connect'\]"):
         from_settings(settings(NASBench201(ops=(NONE, SKIP))))
