@@ -43,6 +43,15 @@ class Protocol:
     calibration: int = 1000  # training images whose batch statistics the evaluation uses
     augment: AugmentConfig = AugmentConfig(crop=0, flip=False)
 
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("batch", 1), ("warmup", 0), ("calibration", 1), ("weight_decay", 0)):
+            if not getattr(self, name) >= least:
+                raise ValueError(f"Protocol.{name}={getattr(self, name)}: must be at least {least}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"Protocol.learning_rate={self.learning_rate}: must be positive")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"Protocol.momentum={self.momentum}: must be in [0, 1)")
+
     def hash(self, space: SearchSpace[Any], data: DataConfig, provenance: dict[str, Any]) -> str:
         """12 hexadecimal digits of everything that decides the result, but for the architecture and the seed."""
         parts = {

@@ -13,6 +13,7 @@ import pytest
 
 from architectures.spaces import Cell, NASBench201
 from train import target_table
+from train.cli import TargetConfig
 from train.data import AugmentConfig, DataConfig, Splits, load
 from train.database import DatabaseError
 from train.run_store import Row, RunStore
@@ -92,6 +93,23 @@ def test_one_compilation_for_all_architectures(trainer: Trainer, outcome: Outcom
 def test_a_batch_larger_than_the_train_split_is_refused(splits: Splits) -> None:
     with pytest.raises(ValueError, match="batch=500: the train split has only 180 images"):
         Trainer(SPACE, splits, Protocol(batch=500))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"epochs": 0}, {"batch": 0}, {"warmup": -1}, {"calibration": 0}, {"learning_rate": 0.0}, {"momentum": 1.0}],
+)
+def test_a_protocol_out_of_range_is_named(change: dict[str, Any]) -> None:
+    ((name, value),) = change.items()
+    with pytest.raises(ValueError, match=rf"Protocol\.{name}={value}: must be"):
+        Protocol(**change)
+
+
+@pytest.mark.parametrize("change", [{"count": 0}, {"count": -3}, {"seeds": 0}, {"held_out": 0.0}])
+def test_a_table_of_nothing_is_refused(change: dict[str, Any]) -> None:
+    ((name, value),) = change.items()
+    with pytest.raises(ValueError, match=rf"TargetConfig\.{name}={value}: "):
+        TargetConfig(**change)
 
 
 def test_the_protocols_hash_covers_everything(splits: Splits, data: DataConfig) -> None:

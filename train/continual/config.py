@@ -8,7 +8,7 @@ from typing import Literal
 from ghn.config import GHNConfig
 from train.config import SpaceConfig
 from train.continual.heads import Scenario
-from train.continual.streams import PermutedStream, RotatedStream, SplitStream, Stream
+from train.continual.streams import PermutedStream, RotatedStream, SplitStream, Stream, check_sizes
 from train.data import DataConfig
 
 METHODS = ("hypernetwork", "finetune", "joint", "scratch", "ewc", "online_ewc", "si", "replay", "lwf")
@@ -29,6 +29,7 @@ class StreamConfig:
     seed: int = 0  # permuted: of the permutations
 
     def __post_init__(self) -> None:
+        check_sizes("StreamConfig", self.tasks, self.train_images, self.test_images)
         if self.seed < 0:
             raise ValueError(f"StreamConfig.seed={self.seed}: must be at least 0")
 
@@ -110,7 +111,7 @@ class ContinualConfig:
             raise ValueError(f"ContinualConfig.method={self.method!r}: use one of {', '.join(METHODS)}")
         if not self.learning_rate > 0:
             raise ValueError(f"ContinualConfig.learning_rate={self.learning_rate}: must be positive")
-        if bool(self.change_at) != bool(self.change_to) or not 0 <= self.change_at < max(self.stream.tasks, 1):
+        if bool(self.change_at) != bool(self.change_to) or not 0 <= self.change_at < self.stream.tasks:
             raise ValueError(
                 f"ContinualConfig.change_at={self.change_at}, change_to={self.change_to!r}: give both, a task from 1 "
                 f"to {self.stream.tasks - 1} and an architecture, or neither"

@@ -67,6 +67,14 @@ class Task:
         return Task(name, train, score, test, self.classes)
 
 
+def check_sizes(owner: str, tasks: int, train_images: int | None, test_images: int | None) -> None:
+    """ValueError that names the field of `owner` where one of these numbers is below 1."""
+    for name, value in (("tasks", tasks), ("train_images", train_images), ("test_images", test_images)):
+        if value is not None and value < 1:
+            none = "" if name == "tasks" else ", or None for all"
+            raise ValueError(f"{owner}.{name}={value}: must be at least 1{none}")
+
+
 @dataclasses.dataclass(frozen=True)
 class Stream:
     """A sequence of tasks with equally many classes on images of one shape.
@@ -76,6 +84,9 @@ class Stream:
         tasks: how many.
         train_images: at most so many training images a task, the first ones; None: all.
         test_images: the same of the test split, of each task.
+
+    Raises:
+        ValueError: a number below 1.
     """
 
     name: ClassVar[str] = "stream"
@@ -84,6 +95,9 @@ class Stream:
     tasks: int = 5
     train_images: int | None = None
     test_images: int | None = None
+
+    def __post_init__(self) -> None:
+        check_sizes(type(self).__name__, self.tasks, self.train_images, self.test_images)
 
     def task(self, index: int) -> Task:
         """Task `index`, always the same."""
@@ -152,6 +166,7 @@ class SplitStream(Stream):
     classes_per_task: int = 2
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.classes_per_task < 2:
             raise ValueError(f"SplitStream.classes_per_task={self.classes_per_task}: must be at least 2")
 

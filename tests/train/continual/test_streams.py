@@ -7,6 +7,7 @@ import pytest
 
 from train.continual import PermutedStream, RotatedStream, SplitStream, Stream, Task
 from train.continual.batches import StreamBatches
+from train.continual.config import StreamConfig
 from train.data import DataConfig, DataError
 
 
@@ -54,6 +55,14 @@ def test_bad_tasks_are_named(data: DataConfig) -> None:
         Broken(data).checked(5)
     with pytest.raises(ValueError, match="wants classes 4 to 5, the data has 4; use at most 2 tasks"):
         SplitStream(data, tasks=3).checked(2)
+
+
+@pytest.mark.parametrize("stream", [StreamConfig, PermutedStream, SplitStream])
+@pytest.mark.parametrize("change", [{"tasks": 0}, {"train_images": -5}, {"train_images": 0}, {"test_images": 0}])
+def test_numbers_out_of_range_are_named(stream: type, change: dict[str, int]) -> None:
+    ((name, value),) = change.items()
+    with pytest.raises(ValueError, match=f"{stream.__name__}.{name}={value}: must be at least 1"):
+        stream(**change)
 
 
 @pytest.mark.parametrize("replays", ["none", "memory", "balanced", "all"])
