@@ -86,11 +86,14 @@ def packaged_names() -> list[str]:
     )
 
 
-def save_file(hypernetwork: Hypernetwork, path: Path, dtype: str = "float32") -> None:
-    """Writes one safetensors file with its description; the file appears complete or not at all."""
+def save_file(hypernetwork: Hypernetwork, path: str | Path, dtype: str = "float32") -> None:
+    """Writes one safetensors file with its description, and its folder where there is none yet; the file appears
+    complete or not at all."""
+    path = Path(path)
     tensors = {
         name: np.asarray(leaf.get_value()).astype(dtype) for name, leaf in _flat(hypernetwork.parameters).items()
     }
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".partial")
     save_safetensors(tensors, temporary, {"description": json.dumps(describe(hypernetwork))})
     temporary.replace(path)

@@ -11,6 +11,7 @@ from collections.abc import Hashable, Iterator
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from numpy.typing import NDArray
@@ -147,24 +148,31 @@ class SearchSpace(abc.ABC, Generic[Architecture]):
 
     def apply(self, weights: Weights, architecture: Architecture, images: Array) -> Array:
         """Logits [B, classes] of images [B, H, W, C], compiled once for all architectures of the space."""
-        self._check_call(weights, images)
+        self._check_call(weights, architecture, images)
         return _apply(self, weights.arrays, self.encode(architecture), images)
 
     def apply_exits(self, weights: Weights, architecture: Architecture, images: Array) -> tuple[Array, ...]:
         """Logits [B, classes] of every exit, the earliest first, those of `apply` last; compiled once as well."""
-        self._check_call(weights, images)
+        self._check_call(weights, architecture, images)
         return _apply_exits(self, weights.arrays, self.encode(architecture), images)
 
-    def _check_call(self, weights: Weights, images: Array) -> None:
-        """ValueError for images of another shape, or weights of another space."""
+    def _check_call(self, weights: Weights, architecture: Architecture, images: Array) -> None:
+        """ValueError for text, images of another shape or of pixels, weights of another space."""
+        _check_no_text(architecture)
         if tuple(images.shape[1:]) != self.input_shape:
             sizes = ", ".join(map(str, self.input_shape))
             raise ValueError(f"images: shape {images.shape}, this space takes [B, {sizes}]")
+        if not jnp.issubdtype(images.dtype, jnp.floating):
+            raise ValueError(
+                f"images: {images.dtype}, this space takes normalised float32; "
+                "use hypernetwork.preprocessing.normalise for uint8 pixels"
+            )
         if weights.space != self:
             raise ValueError(f"weights: made for {weights.space}, not for {self}")
 
     def cost(self, architecture: Architecture) -> Cost:
         """Parameters and multiply-accumulates."""
+        _check_no_text(architecture)
         graph = self.graph(architecture)
         return Cost(graph.parameter_count, graph.macs)
 
@@ -183,6 +191,11 @@ class SearchSpace(abc.ABC, Generic[Architecture]):
         """One line for people: name, size, what it is built for."""
         power = f"{self.size:,}" if self.size < 10**9 else f"about 10^{math.log10(self.size):.1f}"
         return f"{self.name}: {power} architectures, input {self.input_shape}, {self.classes} classes"
+
+
+def _check_no_text(architecture: Any) -> None:
+    if isinstance(architecture, str):
+        raise ValueError(f"architecture {architecture!r}: is text; read it with space.from_string first")
 
 
 @functools.partial(jax.jit, static_argnums=0)

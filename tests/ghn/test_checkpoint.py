@@ -77,6 +77,11 @@ def test_a_file_comes_back_equal(hypernetwork: Hypernetwork, saved_file: Path) -
     assert [path.name for path in saved_file.parent.iterdir()] == [saved_file.name]
 
 
+def test_a_file_may_be_named_by_text_and_its_folder_is_made(hypernetwork: Hypernetwork, tmp_path: Path) -> None:
+    save_file(hypernetwork, f"{tmp_path}/new/named.safetensors")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["named.safetensors"]
+
+
 def test_a_file_of_half_precision_comes_back_close(hypernetwork: Hypernetwork, tmp_path: Path) -> None:
     save_file(hypernetwork, tmp_path / "half.safetensors", dtype="float16")
     assert {array.dtype for array in load_file(tmp_path / "half.safetensors").values()} == {np.dtype("float16")}

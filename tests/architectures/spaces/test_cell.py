@@ -182,6 +182,11 @@ def test_apply_refuses_other_images_and_weights(weights: Weights) -> None:
     cell = SMALL.sample(0)
     with pytest.raises(ValueError, match=r"images: shape \(2, 5, 5, 1\), this space takes \[B, 6, 6, 1\]"):
         SMALL.apply(weights, cell, jnp.zeros((2, 5, 5, 1)))
+    with pytest.raises(ValueError, match=r"images: uint8, .*use hypernetwork\.preprocessing\.normalise"):
+        SMALL.apply(weights, cell, jnp.zeros((2, 6, 6, 1), jnp.uint8))
+    for call in (lambda text: SMALL.apply(weights, text, jnp.zeros((2, 6, 6, 1))), SMALL.cost):
+        with pytest.raises(ValueError, match=r"architecture '\|.*': is text; read it with space\.from_string"):
+            call(SMALL.to_string(cell))
     with pytest.raises(ValueError, match=r"weights: made for"):
         SMALL.apply(Weights(weights.arrays, CellSpace(ops=(SKIP,))), cell, jnp.zeros((2, 6, 6, 1)))
 
