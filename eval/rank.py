@@ -79,9 +79,9 @@ def rank(config: RankConfig, out: Path, console: Console) -> Ranking | None:
     """Writes candidates.csv and, with ground truth, the ranking in all its forms (`write_ranking`) into `out`."""
     hypernetwork = ghn.load(config.checkpoint)
     splits = load_matching(hypernetwork, config.data)
-    out.mkdir(parents=True, exist_ok=True)
     scorer = Scorer(hypernetwork, splits.train, splits.score, config.score)
     architectures = select_candidates(config, hypernetwork)
+    out.mkdir(parents=True, exist_ok=True)
     console.print(f"{hypernetwork.space.describe()}; scoring {len(architectures)} architectures")
     scores, seconds = timed_scores(scorer, architectures)
     write_candidates(out / "candidates.csv", hypernetwork.space, architectures, scores)

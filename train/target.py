@@ -89,10 +89,9 @@ class Trainer:
                 2.4 times slower (four seeds of a NAS-Bench-201 network, 10.6 against 4.5 s an epoch).
 
         Raises:
-            ValueError: a batch larger than the train split.
+            ValueError: a protocol that does not fit the data.
         """
-        if protocol.batch > len(splits.train.labels):
-            raise ValueError(f"batch={protocol.batch}: the train split has only {len(splits.train.labels)} images")
+        check_data(protocol, splits)
         self._space = space
         train, test = splits.train, splits.test
         self._data = tuple(jnp.asarray(array) for array in (train.images, train.labels, test.images, test.labels))
@@ -105,6 +104,17 @@ class Trainer:
         variants = {name: filled.variant for name, filled in occupancy(self._space.layout, graph).items()}
         outcome = self._run(self._space.encode(architecture), variants, np.array(seeds, np.int32), *self._data)
         return jax.tree.map(np.asarray, outcome)
+
+
+def check_data(protocol: Protocol, splits: Splits) -> None:
+    """ValueError for a batch larger than the train split, or a crop wider than its images."""
+    images, crop = splits.train.images, protocol.augment.crop
+    if protocol.batch > len(images):
+        raise ValueError(
+            f"Protocol.batch={protocol.batch}: the train split has only {len(images)} images; use a smaller batch"
+        )
+    if crop >= min(images.shape[1:3]):
+        raise ValueError(f"Protocol.augment.crop={crop}: must be less than the side of an image, {images.shape[1:3]}")
 
 
 def _train_seeds(

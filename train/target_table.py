@@ -21,7 +21,7 @@ from architectures.spaces import SearchSpace, settings
 from train.data import DataConfig, Splits
 from train.metrics import write_whole
 from train.run_store import Row, RunStore, other_protocol
-from train.target import Protocol, Trainer
+from train.target import Protocol, Trainer, check_data
 
 COLUMNS = ("architecture", "class", "seed", "test_accuracy", "test_loss", "train_loss", "seconds")
 
@@ -78,10 +78,11 @@ class TargetTable:
             command: that adds to the table, for its card.
 
         Raises:
-            ValueError: the table is of another protocol, or the path does not end in .csv.
+            ValueError: the table is of another protocol, the protocol does not fit the data, or the path is no .csv.
         """
         if path.suffix != ".csv":
             raise ValueError(f"{path}: names the CSV, beside which the database will lie; let it end in .csv")
+        check_data(protocol, splits)  # before there is a file, which would refuse the corrected protocol
         self._path, self._space, self._splits, self._protocol = path, space, splits, protocol
         self.protocol_hash = protocol.hash(space, data, dict(splits.provenance))
         card = {

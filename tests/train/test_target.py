@@ -91,8 +91,17 @@ def test_one_compilation_for_all_architectures(trainer: Trainer, outcome: Outcom
 
 
 def test_a_batch_larger_than_the_train_split_is_refused(splits: Splits) -> None:
-    with pytest.raises(ValueError, match="batch=500: the train split has only 180 images"):
+    with pytest.raises(ValueError, match=r"Protocol\.batch=500: the train split has only 180 images"):
         Trainer(SPACE, splits, Protocol(batch=500))
+
+
+@pytest.mark.parametrize("protocol", [Protocol(batch=500), Protocol(augment=AugmentConfig(crop=6))])
+def test_a_protocol_that_does_not_fit_leaves_no_table(
+    tmp_path: Path, splits: Splits, data: DataConfig, protocol: Protocol
+) -> None:
+    with pytest.raises(ValueError, match=r"Protocol\.(batch=500|augment\.crop=6): "):
+        make_table(tmp_path / "truth.csv", splits, data, protocol)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -31,19 +31,30 @@ def run(config: ContinualConfig, folder: Path, show: bool = True) -> Result:
     Files: config.json, metrics.jsonl, checkpoints/<step>/, and at the end result.json.
 
     Raises:
-        ValueError: parts that do not fit each other.
+        ValueError: parts that do not fit each other; the folder is left as it was.
         RunError: the folder belongs to another run.
         DataError: the data cannot be read.
     """
     stream = config.stream.build()
     learner = make_learner(config, stream)
+    later = {config.change_at: changed_learner(config, learner)} if config.change_to else {}
+    check_ends(stream, config.schedule.batch)
     defaults = dataclasses.asdict(ContinualConfig())
     claim(folder, dataclasses.asdict(config), defaults, dict(stream.splits.provenance))
-    later = {config.change_at: changed_learner(config, learner)} if config.change_to else {}
     result = learn(stream, learner, config.schedule, folder, show, later)
     last = learner_at(learner, later, stream.tasks - 1)
     write_whole(folder / RESULT, json.dumps(result_json(config, stream, last, result), indent=2) + "\n")
     return result
+
+
+def check_ends(stream: Stream, batch: int) -> None:
+    """ValueError where the first or the last task cannot be made, or does not fill a batch."""
+    for index in sorted({0, stream.tasks - 1}):
+        count = len(stream.checked(index).train.labels)
+        if batch > count:
+            raise ValueError(
+                f"ScheduleConfig.batch={batch}: task {index} has only {count} training images; use a smaller batch"
+            )
 
 
 def make_learner(config: ContinualConfig, stream: Stream) -> Learner:

@@ -125,6 +125,20 @@ def test_bad_input_of_the_command_ends_with_one_line(
     assert "1 hidden layers; MLPSpace.depths=(2,)" in capsys.readouterr().err
 
 
+def test_a_stream_that_cannot_be_learned_leaves_no_folder(
+    config: ContinualConfig, split: ContinualConfig, tmp_path: Path
+) -> None:
+    long = dataclasses.replace(split, stream=dataclasses.replace(split.stream, tasks=3))
+    wide = dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, batch=1000))
+    for wrong, message in (
+        (long, r"tasks=3: task 2 wants classes 4 to 5"),
+        (wide, r"ScheduleConfig\.batch=1000: task 0 has only \d+ training images"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(wrong, tmp_path / "run", show=False)
+        assert not (tmp_path / "run").exists()
+
+
 def test_learners_for_other_streams_are_refused(config: ContinualConfig, split: ContinualConfig) -> None:
     stream = config.stream.build()
     with pytest.raises(ValueError, match=r"for 3 tasks of 4 classes, the stream has 2 of 2"):
