@@ -18,6 +18,7 @@ from scipy import stats
 from sklearn.base import clone
 from sklearn.model_selection import KFold
 
+from architectures.checks import at_least
 from eval.predictors import fitted
 
 Floats = NDArray[np.float64]
@@ -47,8 +48,7 @@ class CalibrationConfig:
     def __post_init__(self) -> None:
         if not 0 < self.level < 1:
             raise ValueError(f"CalibrationConfig.level={self.level}: must lie between 0 and 1")
-        if self.folds < 2:
-            raise ValueError(f"CalibrationConfig.folds={self.folds}: must be at least 2")
+        at_least(self, folds=2)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

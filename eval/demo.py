@@ -17,6 +17,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from architectures.checks import at_least
 from architectures.spaces import SearchSpace
 from eval.plots import groups, training_curve
 from eval.rank import RankConfig, load_matching, rank_against, write_ranking
@@ -42,6 +43,9 @@ class DemoConfig:
     finalist_seeds: int = 2  # trainings of each
     ground_truth: str | None = "embedded"  # table that the ranking is held against
     resamples: int = 2000  # of the bootstrap
+
+    def __post_init__(self) -> None:
+        at_least(self, candidates=3, finalists=1, finalist_seeds=1, resamples=1)
 
 
 def demo(config: DemoConfig, out: Path, console: Console) -> Path:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import track
 
 import ghn
+from architectures.checks import at_least
 from architectures.spaces import DeepNets, SearchSpace, TapeSpace
 from eval.plots import start_curves
 from eval.report import markdown_table, rich_table, write_json
@@ -39,8 +40,7 @@ class InitialiseConfig:
     seed: int = 0  # of the unseen architectures
 
     def __post_init__(self) -> None:
-        if self.count < 1:
-            raise ValueError(f"InitialiseConfig.count={self.count}: must be at least 1")
+        at_least(self, count=1, seed=0)
 
 
 def initialise(config: InitialiseConfig, out: Path, console: Console) -> dict[str, dict[str, Curves]]:

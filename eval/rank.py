@@ -12,6 +12,7 @@ import numpy as np
 from rich.console import Console
 
 import ghn
+from architectures.checks import at_least
 from architectures.spaces import CellSpace, SearchSpace
 from eval.checks import SMALL, Check, judge, spoilt_scores
 from eval.ground_truth import GroundTruth, read_ground_truth
@@ -61,9 +62,7 @@ class RankConfig:
     seed: int = 0  # of sampling, of the random row, of the bootstrap
 
     def __post_init__(self) -> None:
-        for name, least in (("resamples", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"RankConfig.{name}={getattr(self, name)}: must be at least {least}")
+        at_least(self, resamples=1, seed=0)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

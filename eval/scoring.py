@@ -22,6 +22,7 @@ from flax import nnx
 from jax import Array
 from numpy.typing import NDArray
 
+from architectures.checks import at_least
 from architectures.layers import Layers
 from architectures.layout import WeightArrays
 from architectures.spaces import SearchSpace
@@ -49,9 +50,7 @@ class ScoreConfig:
     unseen: bool = True  # also score on images that the hypernetwork has not seen; without, it takes half the time
 
     def __post_init__(self) -> None:
-        for name, least in (("images", 2), ("draws", 1), ("calibration", 0), ("steps", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"ScoreConfig.{name}={getattr(self, name)}: must be at least {least}")
+        at_least(self, images=2, draws=1, calibration=0, steps=0)
 
 
 class Scores(NamedTuple):

@@ -23,6 +23,7 @@ import optax
 from jax import Array
 from numpy.typing import NDArray
 
+from architectures.checks import at_least
 from architectures.layers import Layers
 from architectures.layout import WeightArrays
 from architectures.spaces import SearchSpace
@@ -45,9 +46,7 @@ class TrainingConfig:
     images: int = 500  # of the score and of the test split
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "seeds", "images"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"TrainingConfig.{name}={getattr(self, name)}: must be at least 1")
+        at_least(self, steps=1, batch=1, seeds=1, images=1)
         if not self.rates or min(self.rates) <= 0:
             raise ValueError(f"TrainingConfig.rates={self.rates}: give at least one, all positive")
 

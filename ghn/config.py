@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from architectures.checks import at_least
+
 CHOICES = {
     "network": ("graph", "smash", "open"),
     "propagation": ("gatedgnn", "transformer", "rnn", "none"),
@@ -55,19 +57,9 @@ class GHNConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "conditions", tuple(tuple(condition) for condition in self.conditions))
         object.__setattr__(self, "growth", tuple(self.growth))  # checkpoints hold lists
-        for name in (
-            "width",
-            "message_width",
-            "hidden",
-            "tile",
-            "kernel_tile",
-            "layers",
-            "heads",
-            "task_width",
-            "rank",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"GHNConfig.{name}={getattr(self, name)}: must be at least 1")
+        at_least(
+            self, width=1, message_width=1, hidden=1, tile=1, kernel_tile=1, layers=1, heads=1, task_width=1, rank=1
+        )
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"GHNConfig.{name}={getattr(self, name)!r}: use one of {', '.join(choices)}")
@@ -75,9 +67,7 @@ class GHNConfig:
             raise ValueError(f"GHNConfig.heads={self.heads}: must divide width={self.width}")
         if self.encoding == "ghn2" and self.width % 4:
             raise ValueError(f"GHNConfig.width={self.width}: encoding='ghn2' embeds four sizes; use a multiple of 4")
-        for name in ("noise", "tasks"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"GHNConfig.{name}={getattr(self, name)}: must be at least 0")
+        at_least(self, noise=0, tasks=0)
         if self.noise and self.encoding == "ghn2":
             raise ValueError(f"GHNConfig.noise={self.noise}: encoding='ghn2' takes no noise; use noise=0")
         self._check_conditioning()

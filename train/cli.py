@@ -14,6 +14,7 @@ import jax
 import tyro
 from rich.console import Console
 
+from architectures.checks import at_least
 from train.config import SpaceConfig, TrainConfig
 from train.continual import ContinualConfig
 from train.continual import run as run_stream
@@ -68,9 +69,7 @@ class TargetConfig:
     held_out_seed: int = 0  # which share
 
     def __post_init__(self) -> None:
-        for name, least in (("count", 1), ("seeds", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"TargetConfig.{name}={getattr(self, name)}: must be at least {least}")
+        at_least(self, count=1, seeds=1, seed=0)
         if self.held_out is not None and self.held_out <= 0:
             raise ValueError(f"TargetConfig.held_out={self.held_out}: a share above 0, or None to draw from all")
 

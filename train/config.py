@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
+from architectures.checks import at_least
 from architectures.layers import Precision
 from architectures.spaces import DARTS, SMASH, DeepNets, Grammar, MLPSpace, NASBench201, SearchSpace
 from ghn.config import GHNConfig
@@ -107,9 +108,7 @@ class DevicesConfig:
     batch: int = 1  # times devices among which the images of a batch are divided
 
     def __post_init__(self) -> None:
-        for name in ("architectures", "batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"DevicesConfig.{name}={getattr(self, name)}: must be at least 1")
+        at_least(self, architectures=1, batch=1)
 
 
 Sampling = Literal["uniform", "large", "small", "balanced", "sandwich", "hard"]
@@ -146,13 +145,10 @@ class TrainConfig:
     checkpoint_every: int = 1000  # steps
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "meta_batch", "log_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"TrainConfig.{name}={getattr(self, name)}: must be at least 1")
+        at_least(self, steps=1, batch=1, meta_batch=1, log_every=1, checkpoint_every=1)
         if not 0 <= self.startup < self.steps:
             raise ValueError(f"TrainConfig.startup={self.startup}: must be at least 0 and less than steps={self.steps}")
-        if self.seed < 0:
-            raise ValueError(f"TrainConfig.seed={self.seed}: must be at least 0")
+        at_least(self, seed=0)
         if self.retreats < 0:
             raise ValueError(f"TrainConfig.retreats={self.retreats}: must be at least 0, which stops at once")
         for name in ("held_out", "label_smoothing"):

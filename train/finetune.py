@@ -18,6 +18,7 @@ import numpy as np
 import optax
 from jax import Array
 
+from architectures.checks import at_least
 from architectures.layers import Layers
 from architectures.layout import WeightArrays, initialise, occupancy
 from architectures.spaces import SearchSpace
@@ -41,9 +42,7 @@ class FinetuneConfig:
     def __post_init__(self) -> None:
         if not self.learning_rate > 0:
             raise ValueError(f"FinetuneConfig.learning_rate={self.learning_rate}: must be positive")
-        for name in ("batch", "calibration"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"FinetuneConfig.{name}={getattr(self, name)}: must be at least 1")
+        at_least(self, batch=1, calibration=1)
 
 
 class Glance(NamedTuple):

@@ -19,6 +19,7 @@ import numpy as np
 import optax
 from jax import Array
 
+from architectures.checks import at_least
 from architectures.layers import Layers
 from architectures.layout import WeightArrays, initialise, occupancy
 from architectures.spaces import SearchSpace, settings
@@ -44,9 +45,7 @@ class Protocol:
     augment: AugmentConfig = AugmentConfig(crop=0, flip=False)
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch", 1), ("warmup", 0), ("calibration", 1), ("weight_decay", 0)):
-            if not getattr(self, name) >= least:
-                raise ValueError(f"Protocol.{name}={getattr(self, name)}: must be at least {least}")
+        at_least(self, epochs=1, batch=1, warmup=0, calibration=1, weight_decay=0)
         if not self.learning_rate > 0:
             raise ValueError(f"Protocol.learning_rate={self.learning_rate}: must be positive")
         if not 0 <= self.momentum < 1:

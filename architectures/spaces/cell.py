@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from architectures.checks import at_least
 from architectures.executor import Around, Observe, Plan, run_stage, run_stage_static
 from architectures.graph import ArchGraph, GraphBuilder
 from architectures.layers import Layers
@@ -86,9 +87,7 @@ class CellSpace(SearchSpace[Cell]):
     exits: bool = later(False)
 
     def __post_init__(self) -> None:
-        for field in ("channels", "cells", "classes", "stages"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{type(self).__name__}.{field}={getattr(self, field)}: must be at least 1")
+        at_least(self, channels=1, cells=1, classes=1, stages=1)
         if self.nodes < 2:
             raise ValueError(f"{type(self).__name__}.nodes={self.nodes}: must be at least 2, the input and the output")
         if self.exits and self.stages < 2:

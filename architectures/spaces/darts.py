@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from architectures.checks import at_least
 from architectures.spaces.darts_cells import fullest, lower, stage_channels, widest
 from architectures.spaces.darts_text import INPUTS, OPS, PUBLISHED, DartsCell, Edge, Genotype, canonical_cell, parse
 from architectures.spaces.tape_space import TapeSpace
@@ -61,9 +62,7 @@ class DARTS(TapeSpace[Genotype]):
     nodes: int = 4
 
     def __post_init__(self) -> None:
-        for field in ("classes", "channels", "cells", "stages", "nodes"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"DARTS.{field}={getattr(self, field)}: must be at least 1")
+        at_least(self, classes=1, channels=1, cells=1, stages=1, nodes=1)
         if self.channels % STEP:
             raise ValueError(f"DARTS.channels={self.channels}: must be a multiple of {STEP}")
         if self.nodes > MOST_NODES:

@@ -15,6 +15,7 @@ from typing import ClassVar
 import numpy as np
 
 from architectures import tape_graph
+from architectures.checks import at_least
 from architectures.spaces import deepnets_models
 from architectures.spaces.base import later
 from architectures.spaces.deepnets_blocks import entry_of, lower
@@ -112,20 +113,19 @@ class DeepNets(TapeSpace[DeepNet]):
         shape = self.input_shape
         if len(shape) != 3 or min(shape) < 1 or shape[0] != shape[1]:
             raise ValueError(f"DeepNets.input_shape={shape}: give (height, width, channels) of square images")
-        for field in (
-            "classes",
-            "convs",
-            "larges",
-            "denses",
-            "depthwises",
-            "norms",
-            "attentions",
-            "mixers",
-            "excited",
-            "nodes",
-        ):
-            if getattr(self, field) < 1:
-                raise ValueError(f"DeepNets.{field}={getattr(self, field)}: must be at least 1")
+        at_least(
+            self,
+            classes=1,
+            convs=1,
+            larges=1,
+            denses=1,
+            depthwises=1,
+            norms=1,
+            attentions=1,
+            mixers=1,
+            excited=1,
+            nodes=1,
+        )
         for field, known in (("kinds", CONV_KINDS), ("norm_kinds", tuple(DRAWN_NORMS))):
             if not set(getattr(self, field)) <= set(known):
                 raise ValueError(f"DeepNets.{field}={getattr(self, field)}: of {', '.join(known)}")

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from architectures.checks import at_least
 from architectures.executor import Around, Observe
 from architectures.graph import ArchGraph, GraphBuilder, Place
 from architectures.layers import Layers
@@ -69,8 +70,7 @@ class MLPSpace(SearchSpace[MLP]):
                 raise ValueError(f"MLPSpace.{field}={getattr(self, field)}: must ascend, each once")
         if len(self.input_shape) != 3:
             raise ValueError(f"MLPSpace.input_shape={self.input_shape}: give (height, width, channels)")
-        if self.classes < 1:
-            raise ValueError(f"MLPSpace.classes={self.classes}: must be at least 1")
+        at_least(self, classes=1)
 
     @property
     def inputs(self) -> int:

@@ -15,6 +15,7 @@ from jax import Array
 
 from architectures.bank_executor import BlockPlan
 from architectures.bank_weights import BankShape, BlockChoices, read_rows
+from architectures.checks import at_least
 from architectures.executor import Around, Observe
 from architectures.graph import ArchGraph
 from architectures.layers import Layers
@@ -68,9 +69,7 @@ class SMASH(SearchSpace[BankNetwork]):
     generate_all: bool = False
 
     def __post_init__(self) -> None:
-        for field in ("classes", "blocks", "widening", "features"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"SMASH.{field}={getattr(self, field)}: must be at least 1")
+        at_least(self, classes=1, blocks=1, widening=1, features=1)
         for field in ("channels", "banks", "layers", "units", "kernels", "dilations", "groups"):
             choices = getattr(self, field)
             if not choices or list(choices) != sorted(set(choices)) or choices[0] < 1:

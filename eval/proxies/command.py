@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from architectures.checks import at_least
 from eval.proxies.score import missing
 from eval.proxies.table import ProxyTable
 from eval.rank import parse_candidates
@@ -30,10 +31,7 @@ class ProxiesConfig:
     seed: int = 0  # of sampling and of the first initialisation
 
     def __post_init__(self) -> None:
-        for name, least in (("initialisations", 1), ("images", 2), ("seed", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"ProxiesConfig.{name}={value}: must be at least {least}")
+        at_least(self, initialisations=1, images=2, seed=0)
 
 
 def proxies(config: ProxiesConfig, out: Path, console: Console) -> dict[str, NDArray[np.float64]]:

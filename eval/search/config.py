@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from architectures.checks import at_least
 from architectures.spaces.registry import SPACES
 from eval.scoring import ScoreConfig
 from eval.search.algorithms import (
@@ -66,9 +67,7 @@ class SearchConfig:
             raise ValueError(f"space {self.space!r}: unknown; there are {', '.join(SPACES)}")
         if self.proposals < 1:
             raise ValueError(f"SearchConfig.batch={self.batch}: must be at least 1")
-        for name, least in (("controls", 0), ("labels", 20), ("pool", 10), ("steps", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"SearchConfig.{name}={getattr(self, name)}: must be at least {least}")
+        at_least(self, seed=0, controls=0, labels=20, pool=10, steps=1)
         for name in self.objective:
             if name not in OBJECTIVES:
                 raise ValueError(f"objective {name!r}: unknown; there are {', '.join(OBJECTIVES)}")

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import track
 
 import ghn
+from architectures.checks import at_least
 from eval import pages
 from eval.rank import load_matching
 from eval.report import rich_table, write_json
@@ -38,6 +39,9 @@ class SpacesConfig:
     count: int = 100  # random architectures of each part
     seed: int = 0  # of the draws
     resamples: int = 2000  # of the intervals
+
+    def __post_init__(self) -> None:
+        at_least(self, count=2, seed=0, resamples=1)
 
 
 def spaces(config: SpacesConfig, out: Path, console: Console) -> dict[str, Distribution]:

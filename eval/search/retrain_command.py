@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import track
 
 import ghn
+from architectures.checks import at_least
 from architectures.spaces import SearchSpace, from_settings
 from eval.report import rich_table
 from eval.search.folder import COMPARISON, best_of_rows, check_data, holds_search, read_search
@@ -39,9 +40,7 @@ class RetrainConfig:
     resamples: int = 2000  # of the interval
 
     def __post_init__(self) -> None:
-        for name, least in (("top", 1), ("random", 0), ("seeds", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"RetrainConfig.{name}={getattr(self, name)}: must be at least {least}")
+        at_least(self, top=1, random=0, seeds=1, seed=0, resamples=1)
 
 
 def retrain(config: RetrainConfig, out: Path, console: Console) -> Compared | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from architectures.checks import at_least
 from ghn.config import GHNConfig
 from train.config import SpaceConfig
 from train.continual.heads import Scenario
@@ -30,8 +31,7 @@ class StreamConfig:
 
     def __post_init__(self) -> None:
         check_sizes("StreamConfig", self.tasks, self.train_images, self.test_images)
-        if self.seed < 0:
-            raise ValueError(f"StreamConfig.seed={self.seed}: must be at least 0")
+        at_least(self, seed=0)
 
     def build(self) -> Stream:
         """The stream."""
@@ -53,8 +53,7 @@ class RegulariserConfig:
     leaves: tuple[str, ...] = ()  # prefixes of the leaf groups that are held; none: all
 
     def __post_init__(self) -> None:
-        if self.beta < 0:
-            raise ValueError(f"RegulariserConfig.beta={self.beta}: must be at least 0")
+        at_least(self, beta=0)
         if self.subset is not None and self.subset < 1:
             raise ValueError(f"RegulariserConfig.subset={self.subset}: must be at least 1, or None for all tasks")
 
@@ -73,11 +72,7 @@ class ScheduleConfig:
     checkpoint_every: int = 1000  # steps, besides the end of every task
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "memory", "log_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"ScheduleConfig.{name}={getattr(self, name)}: must be at least 1")
-        if self.seed < 0:
-            raise ValueError(f"ScheduleConfig.seed={self.seed}: must be at least 0")
+        at_least(self, steps=1, batch=1, memory=1, log_every=1, checkpoint_every=1, seed=0)
         if self.checkpoint_every % self.log_every:
             raise ValueError(
                 f"ScheduleConfig.checkpoint_every={self.checkpoint_every}: must be a multiple of "
@@ -121,6 +116,4 @@ class ContinualConfig:
                 f"ContinualConfig.change_to={self.change_to!r}: {self.method} has no weights for another target; "
                 "use method='hypernetwork'"
             )
-        for name in ("others", "strength"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"ContinualConfig.{name}={getattr(self, name)}: must be at least 0")
+        at_least(self, others=0, strength=0)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from sklearn.base import clone
 
+from architectures.checks import at_least
 from eval.predictors import fitted
 from eval.search.algorithms.base import Algorithm
 from eval.search.history import Evaluation, Proposal
@@ -38,8 +39,7 @@ class GuidedConfig:
     def __post_init__(self) -> None:
         if self.initial < 3 or self.best < self.initial:
             raise ValueError(f"GuidedConfig.initial={self.initial}, best={self.best}: at least 3, and best no fewer")
-        if self.reach < 2:
-            raise ValueError(f"GuidedConfig.reach={self.reach}: must be at least 2")
+        at_least(self, reach=2)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 
+from architectures.checks import at_least
 from eval.search.algorithms.base import Algorithm
 from eval.search.history import Evaluation, Proposal, gains
 from eval.search.pareto import crowding, front_numbers
@@ -19,8 +20,7 @@ class NSGAConfig:
     population: int = 50  # survivors of everything evaluated, and random architectures at the beginning
 
     def __post_init__(self) -> None:
-        if self.population < 2:
-            raise ValueError(f"NSGAConfig.population={self.population}: must be at least 2")
+        at_least(self, population=2)
 
 
 class NSGA(Algorithm):

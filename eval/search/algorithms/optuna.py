@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from architectures.checks import at_least
 from architectures.spaces import Cell, CellSpace
 from eval.search.algorithms.base import Algorithm
 from eval.search.history import Evaluation, Proposal
@@ -27,9 +28,7 @@ class OptunaConfig:
     candidates: int = 24  # draws from the good ones' density for a proposal, of which the likeliest is taken
 
     def __post_init__(self) -> None:
-        for name in ("startup", "candidates"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"OptunaConfig.{name}={getattr(self, name)}: must be at least 1")
+        at_least(self, startup=1, candidates=1)
 
 
 class OptunaSearch(Algorithm):
