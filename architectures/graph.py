@@ -57,6 +57,7 @@ class Parameter:
         part: indices into the leading axes of the user's leaf, where this row is one slice of it (scans over layers).
         copies: tensors of the canonical shape that lie side by side in this row (experts, ensembles).
         offset: the model adds 1 to it, so that 0 is its neutral value and not 1.
+        curved: what the model multiplies or adds is a function of it: an exponential, an inverse.
     """
 
     path: tuple[str, ...]
@@ -69,6 +70,7 @@ class Parameter:
     part: tuple[int, ...] = ()
     copies: int = 1
     offset: bool = False
+    curved: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -18,6 +18,7 @@ from architectures.trace.drafts import Drafts
 from architectures.trace.interpreter import Interpreter
 from architectures.trace.values import Entry, LeafRef, Value
 
+EXPLICIT = jax.sharding.AxisType.Explicit
 LIBRARIES = ("jax", "jaxlib", "flax", "haiku", "equinox", "numpy")
 
 
@@ -85,12 +86,14 @@ def graph_of_jaxpr(jaxpr: Any, params: Any, inputs: Any, state: Any = None) -> A
 
 
 def abstract(tree: Any) -> Any:
-    """Arrays as `jax.ShapeDtypeStruct`s; keys and what is no array stay."""
+    """Arrays as `jax.ShapeDtypeStruct`s, with their sharding where types tell it; what is no array stays."""
 
     def leaf(array: Any) -> Any:
         if isinstance(array, jax.ShapeDtypeStruct) or not hasattr(array, "dtype"):
             return array
-        return jax.ShapeDtypeStruct(array.shape, array.dtype)
+        sharding = getattr(array, "sharding", None)
+        typed = isinstance(sharding, jax.sharding.NamedSharding) and EXPLICIT in sharding.mesh.axis_types
+        return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding if typed else None)
 
     return jax.tree.map(leaf, tree)
 

@@ -19,12 +19,13 @@ KERNEL_OWNERS = frozenset(("conv", "conv_transpose", "dense"))
 
 @dataclasses.dataclass(frozen=True)
 class Owned:
-    """A leaf of a node: its role, what each of its axes is (kernels), and whether 1 is added to it before use."""
+    """A leaf of a node: its role, what each of its axes is (kernels), and how it is used (see `Parameter`)."""
 
     ref: LeafRef
     role: Role
     axes: tuple[AxisRole, ...] = ()
     offset: bool = False
+    curved: bool = False
 
 
 @dataclasses.dataclass
@@ -77,7 +78,13 @@ class Drafts:
         return shape[-1] if shape else 1
 
     def own(
-        self, node: int, ref: LeafRef, role: Role, axes: Mapping[int, AxisRole] | None = None, offset: bool = False
+        self,
+        node: int,
+        ref: LeafRef,
+        role: Role,
+        axes: Mapping[int, AxisRole] | None = None,
+        offset: bool = False,
+        curved: bool = False,
     ) -> None:
         """Makes `node` the owner of a leaf, unless an earlier node is: then it is one more use."""
         if ref in self.owner:
@@ -89,7 +96,7 @@ class Drafts:
         full: tuple[AxisRole, ...] = ()
         if axes is not None:
             full = tuple(axes.get(axis + len(ref.part), "stack") for axis in range(rank))
-        self.nodes[node].owned.append(Owned(ref, role, full, offset))
+        self.nodes[node].owned.append(Owned(ref, role, full, offset, curved))
 
     def settle(self, value: Value) -> int:
         """The node whose output a value is: its source, or a new node for what was done since."""
@@ -140,7 +147,7 @@ class Drafts:
         """Makes `node` own a leaf that entered by elementwise arithmetic."""
         op = self.nodes[node].op
         role: Role = "factor"
-        if op in NORMS:
+        if op in NORMS and not entry.curved:
             role = "scale" if entry.how == "mul" else "bias" if entry.how == "add" else "factor"
         elif op == "shift" and entry.how == "add" and _nonunit(self.leaf_shape(ref)):  # a scalar is a strength
             role = "bias"
@@ -150,7 +157,7 @@ class Drafts:
         if role == "embedding":
             spread = _nonunit(self.leaf_shape(ref))
             axes = {axis + len(ref.part): ("out" if axis == spread[-1] else "in") for axis in spread}
-        self.own(node, ref, role, axes, entry.offset)
+        self.own(node, ref, role, axes, entry.offset, entry.curved)
 
     def _constant(self, value: Value) -> int:
         """A node for a value that depends on no data: parameters that are an input of their own, or a constant."""

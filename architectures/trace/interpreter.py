@@ -117,7 +117,8 @@ class Interpreter:
             data = [self._finished(data[0])]
             values = [*data, *others]
         leaves: dict[LeafRef, Entry] = {}
-        literal_one = name in ("add", "add_any") and any(value.literal == 1.0 for value in others)
+        added = others if name in ("add", "add_any") else others[:1] if name == "sub" and not values[0].is_data else []
+        literal_one = any(value.literal == 1.0 for value in added)
         for value in values:
             for ref, entry in value.leaves.items():
                 axes = aligned(entry.axes, len(shape))
@@ -126,7 +127,8 @@ class Interpreter:
                     axes = tuple(union(pair) for pair in zip(old.axes, axes, strict=True))
                 entered = entry.how or (how if data and not value.is_data else "")
                 offset = entry.offset or (literal_one and not data)
-                leaves[ref] = Entry(axes, entered, offset)
+                bent = not value.is_data and ((name == "div" and value is values[-1]) or (bool(mark) and not data))
+                leaves[ref] = Entry(axes, entered, offset, entry.curved or bent)
         if data and name in ("add", "add_any", "sub"):
             leaves = self._without_biases(data[0], others, leaves)
         marks = frozenset().union(*(value.marks for value in values))

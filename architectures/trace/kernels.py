@@ -118,6 +118,9 @@ def contract(
     kernels = [i for i, (v, r) in enumerate(zip(operands, roles, strict=True)) if _is_kernel(v, r)]
     if not kernels:
         return _without_kernel(interpreter, op, operands, shape, attributes)
+    alone = [i for i in kernels if operands[i].parameters_only]
+    if len(alone) == 1:  # the other is data that was multiplied by parameters
+        kernels = alone
     kernel = kernels[-1]
     if len(kernels) > 1 and op == "dense" and math.prod(operands[0].shape) > math.prod(operands[1].shape):
         kernel = 0

@@ -40,11 +40,13 @@ class Entry:
         axes: where the leaf's axes lie in the value (those that were reduced or indexed away are in none).
         how: "" while no data has been met; "mul", "add" or another primitive's name afterwards.
         offset: 1 was added to the leaf before it met data: (1 + scale) * x.
+        curved: what met data is no multiple of the leaf, but its exponential, its inverse, ...
     """
 
     axes: Axes
     how: str = ""
     offset: bool = False
+    curved: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -35,7 +36,7 @@ def calibrate(model: Any, variables: Any, batches: Iterable[Any], **apply_kwargs
     Args:
         model: a Linen or an NNX module.
         variables: of a Linen module, with "batch_stats"; None for NNX, whose module holds its own.
-        batches: inputs of the model; a tuple is passed as several arguments.
+        batches: inputs of the model; a tuple is passed as several arguments. They count by their first axis.
         apply_kwargs: further arguments of the call; `method=`, and for Linen `rngs=`, as in `ghn.predict`. Flags for
             training are set where they are missing.
 
@@ -73,13 +74,14 @@ def calibrate(model: Any, variables: Any, batches: Iterable[Any], **apply_kwargs
     arguments.pop("method", None)
 
     @jax.jit
-    def run_nnx(statistics: Any, *inputs: Any) -> Any:
+    def run_nnx(rest: Any, statistics: Any, *inputs: Any) -> Any:  # all state is traced: training changes more of it
         module: Any = nnx.merge(definition, statistics, rest)
         module.train()
         call(module, *inputs, **arguments)
         return nnx.state(module, nnx.BatchStat)
 
-    calibrated: Any = nnx.merge(definition, _calibrated(run_nnx, statistics, batches), rest)
+    found = _calibrated(functools.partial(run_nnx, rest), statistics, batches)
+    calibrated: Any = nnx.merge(definition, found, rest)
     calibrated.eval()
     return calibrated
 
@@ -99,16 +101,18 @@ def _calibrated(step: Callable[..., Any], like: Any, batches: Iterable[Any]) -> 
     now = [np.asarray(leaf, np.float32) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf for _, leaf in flat]
     momenta: list[float | None] = []
     own: list[list[Array]] = []  # of each batch, the statistics that are averages
+    rows: list[int] = []  # of each batch
     for batch in batches:
         inputs = batch if isinstance(batch, tuple) else (batch,)
-        momenta = momenta or _momenta(run, now, inputs)
+        momenta = momenta or _momenta(run, now, inputs, names)
+        rows.append(next((len(leaf) for leaf in jax.tree.leaves(inputs) if np.ndim(leaf)), 1))
         empty = [np.zeros_like(leaf) if kept is not None else leaf for leaf, kept in zip(now, momenta, strict=True)]
         now = run(empty, *inputs)
         own.append([leaf / (1 - (kept or 0.0)) for leaf, kept in zip(now, momenta, strict=True)])
     if not own:
         raise ValueError("batches: none given; one batch is enough for rough statistics, 10 for good ones")
     pooled = [
-        leaf if kept is None else _pooled(names, index, own)
+        leaf if kept is None else _pooled(names, index, own, rows)
         for index, (leaf, kept) in enumerate(zip(now, momenta, strict=True))
     ]
     for name, leaf in zip(names, pooled, strict=True):
@@ -117,7 +121,7 @@ def _calibrated(step: Callable[..., Any], like: Any, batches: Iterable[Any]) -> 
     return jax.tree.unflatten(structure, [jnp.asarray(x, dtype) for x, dtype in zip(pooled, dtypes, strict=True)])
 
 
-def _momenta(run: Run, now: Sequence[Array], inputs: tuple[Any, ...]) -> list[float | None]:
+def _momenta(run: Run, now: Sequence[Array], inputs: tuple[Any, ...], names: Sequence[str]) -> list[float | None]:
     """What a step leaves of the old value of each leaf; None for what is no average.
 
     All are moved at once first. A leaf that others follow (a vector of spectral normalisation) spoils what is measured
@@ -141,7 +145,11 @@ def _momenta(run: Run, now: Sequence[Array], inputs: tuple[Any, ...]) -> list[fl
     for index in [index for index, kept in found.items() if kept is None]:
         alone, stayed = measured([index])
         found[index] = alone[index] if stayed else None
-    averages = {index: kept for index, kept in found.items() if kept is not None and FORGETFUL <= kept < 1 - EVEN}
+    averages: dict[int, float] = {}
+    for index, kept in found.items():
+        named = "'mean'" in names[index] or "'var'" in names[index]  # then it may as well have no memory at all
+        if kept is not None and (named or kept >= FORGETFUL) and kept < 1 - EVEN:
+            averages[index] = max(kept, 0.0)
     return [averages.get(index) for index in range(len(now))]
 
 
@@ -153,10 +161,14 @@ def _even(ratio: Array) -> float | None:
     return middle if np.ptp(ratio) <= EVEN and -EVEN <= middle <= 1 + EVEN else None
 
 
-def _pooled(names: Sequence[str], index: int, batches: Sequence[Sequence[Array]]) -> Array:
-    """The mean over batches; of a variance, plus the variance of the means."""
-    mean = np.mean([own[index] for own in batches], axis=0, dtype=np.float64)
-    partner = names[index].replace("'var'", "'mean'")
+def _pooled(names: Sequence[str], index: int, batches: Sequence[Sequence[Array]], rows: Sequence[int]) -> Array:
+    """The mean over batches by their sizes; of a variance, plus the variance of the means."""
+
+    def mean(values: Sequence[Array]) -> Array:
+        return np.asarray(np.average(np.asarray(values, np.float64), axis=0, weights=rows))
+
+    own, partner = [batch[index] for batch in batches], names[index].replace("'var'", "'mean'")
     if partner == names[index] or partner not in names:
-        return np.asarray(mean)
-    return np.asarray(mean + np.var([own[names.index(partner)] for own in batches], axis=0, dtype=np.float64))
+        return mean(own)
+    means = [batch[names.index(partner)] for batch in batches]
+    return mean(own) + mean([np.square(one - mean(means)) for one in means])

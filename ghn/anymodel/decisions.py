@@ -80,8 +80,28 @@ def decide(graph: ArchGraph, row: Parameter, unknown: dict[int, str], moments: M
     if role == "bias":
         if moments is None or np.hypot(moments.mean, moments.deviation) < LARGE_BIAS:
             return Decision(True)
-        return Decision(False, f"a bias initialised around {moments.mean:.2g}, not 0")
+        size = np.hypot(moments.mean, moments.deviation)
+        return Decision(False, f"a bias initialised with a root mean square of {size:.2g}, not to 0")
     return Decision(False, f"a factor in {graph.ops[row.node]!r}, whose size only the model knows")
+
+
+def keep_additions(
+    rows: Sequence[Sequence[Parameter]], decisions: list[list[Decision]], moments: Sequence[Moments | None]
+) -> None:
+    """Kernels that are added to another one before they meet data (w + d) stay at 0 where they begin there: two kernels
+    of one node are decoded alike, and would add up."""
+    alive = {
+        row.node: leaf
+        for leaf, (own, of_leaf) in enumerate(zip(rows, moments, strict=True))
+        for row in own
+        if row.leaf.role == "kernel" and of_leaf is not None and of_leaf.deviation > 0
+    }
+    for leaf, own in enumerate(rows):
+        for index, row in enumerate(own):
+            of_leaf = moments[leaf]
+            zero = of_leaf is not None and of_leaf.mean == 0 == of_leaf.deviation
+            if row.leaf.role == "kernel" and zero and row.node in alive:
+                decisions[leaf][index] = Decision(False, "an addition to another kernel, initialised to 0")
 
 
 def neutral(graph: ArchGraph, row: Parameter) -> NDArray[Any] | float:

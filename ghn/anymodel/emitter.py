@@ -19,7 +19,7 @@ from ghn.anymodel.initialiser import Moments
 
 Floats = NDArray[np.float32]
 
-MILD = 1.0  # most that a vector may differ from its initial value where no batch's statistics follow it
+MILD = 0.9  # most that a vector may differ from its initial value where no batch's statistics follow it
 LOUD = 16.0  # a kernel whose initial values answer more strongly (mean square) is scaled by the model, to 1 or so
 
 
@@ -87,7 +87,7 @@ class Emitter:
             own, role, op = result[row.node], row.leaf.role, self._graph.ops[row.node]
             shift = 1.0 if row.offset else 0.0
             square = None
-            if moments is not None and not math.isnan(moments.mean):
+            if moments is not None and not math.isnan(moments.mean) and not row.curved:
                 square = (moments.mean + shift) ** 2 + moments.deviation**2
             if role in ("kernel", "embedding"):
                 self._add_matrix(own, row, decision, square)

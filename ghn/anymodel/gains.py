@@ -129,6 +129,8 @@ def _gain(own: NodeWeights, after: State, readers: set[str]) -> Gain:
     bias = _quiet(square)
     if own.tile is None:
         return Gain(bias=bias)
+    if square < FAINT**2:  # nothing comes here initially: behind a factor of 0
+        return Gain(min(max(own.size, SMALLEST), LARGEST), bias)
     predicted = math.sqrt(max(after.predicted.strength, TINY**2))
     if readers == {"batch_norm"}:
         low, high = CALM / BAND, CALM

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from architectures.graph import ArchGraph, Parameter
 from ghn.anymodel.blocks import empty_arrays
-from ghn.anymodel.decisions import Decision, decide, neutral, refuse_fallbacks, rows_by_leaf
+from ghn.anymodel.decisions import Decision, decide, keep_additions, neutral, refuse_fallbacks, rows_by_leaf
 from ghn.anymodel.emitter import Emitter
 from ghn.anymodel.gains import Gain, gains
 from ghn.anymodel.hypernetwork import OpenHypernetwork
@@ -64,6 +64,7 @@ def predict_leaves(
     rows = rows_by_leaf(graph, leaves)
     moments = [initialiser.moments(i) for i in range(len(rows))]
     decisions = [[decide(graph, row, unknown, moments[i]) for row in own] for i, own in enumerate(rows)]
+    keep_additions(rows, decisions, moments)
     if strict:
         refuse_fallbacks(rows, decisions)
     wanted = [i for i, own in enumerate(decisions) if not all(decision.predicted for decision in own)]

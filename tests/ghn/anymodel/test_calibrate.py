@@ -68,12 +68,43 @@ def test_any_size_and_momentum(size: float, momentum: float) -> None:
     x = size * (np.random.default_rng(0).standard_normal((2, 64, 4)) + np.arange(4)).astype(np.float32)
     variables = Norm(momentum).init(jax.random.key(0), x[0])
     found = ghn.calibrate(Norm(momentum), {"params": {}, **variables}, list(x))["batch_stats"]
-    whole = x[1] if momentum == 0 else x.reshape(-1, 4)  # without memory a statistic is that of the last batch
+    whole = x.reshape(-1, 4)
     np.testing.assert_allclose(found["norm"]["mean"], whole.mean(0), rtol=2e-3, atol=2e-3 * size)
     np.testing.assert_allclose(found["norm"]["var"], whole.var(0), rtol=1e-2)
     assert found["steps"] == 2 and found["steps"].dtype == jnp.int32
     np.testing.assert_array_equal(found["frozen"]["mean"], 0)
     np.testing.assert_array_equal(found["frozen"]["var"], 1)
+
+
+def test_batches_count_by_their_size() -> None:
+    rng = np.random.default_rng(0)
+    batches = [3.0 * i + rng.standard_normal((rows, 4)).astype(np.float32) for i, rows in enumerate((64, 64, 8))]
+    variables = Norm().init(jax.random.key(0), batches[0])
+    found = ghn.calibrate(Norm(), {"params": {}, **variables}, batches)["batch_stats"]["norm"]
+    whole = np.concatenate(batches)
+    np.testing.assert_allclose(found["mean"], whole.mean(0), rtol=1e-3)
+    np.testing.assert_allclose(found["var"], whole.var(0), rtol=1e-3)
+
+
+class Dropping(nnx.Module):
+    """Training changes more of its state than the statistics: the dropout's keys and a counter."""
+
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.norm = nnx.BatchNorm(4, rngs=rngs)
+        self.drop = nnx.Dropout(0.1, rngs=rngs)
+        self.steps = nnx.Variable(jnp.zeros((), jnp.int32))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        self.steps.set_value(self.steps.get_value() + 1)
+        return self.drop(self.norm(x))
+
+
+def test_nnx_state_besides_statistics() -> None:
+    x = 2 + np.random.default_rng(0).standard_normal((128, 4)).astype(np.float32)
+    found = ghn.calibrate(Dropping(nnx.Rngs(0)), None, [x[:64], x[64:]])
+    np.testing.assert_allclose(found.norm.mean.get_value(), x.mean(0), rtol=1e-4)
+    np.testing.assert_allclose(found.norm.var.get_value(), x.var(0), rtol=1e-3)
+    assert found.steps.get_value() == 0
 
 
 def test_half_precision_statistics() -> None:

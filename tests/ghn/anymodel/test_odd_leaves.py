@@ -125,6 +125,89 @@ def test_experts_of_ragged_groups_are_kernels_side_by_side(hypernetwork: ghn.Ope
     assert (row.leaf.role, row.copies, row.leaf.shape) == ("kernel", 3, (1, 1, 16, 4))
 
 
+def _centred(x: jax.Array) -> jax.Array:
+    """Layer normalisation without parameters."""
+    return (x - x.mean(-1, keepdims=True)) * jax.lax.rsqrt(x.var(-1, keepdims=True) + 1e-6)
+
+
+def _layers(layer: Any) -> Any:
+    """Four of a kind, one after the other."""
+
+    def run(p: Any, x: jax.Array) -> jax.Array:
+        for i in range(4):
+            x = jax.nn.relu(layer(jax.tree.map(lambda a, i=i: a[i], p), x))
+        return x
+
+    return run
+
+
+def _stacked(*shape: int) -> jax.Array:
+    return jnp.stack([normal(*shape, seed=seed) for seed in range(4)])
+
+
+MULTIPLIED: dict[str, tuple[Any, dict[str, Any]]] = {
+    "divided": (lambda p, x: (_centred(x) / p["t"]) @ p["o"], {"t": jnp.ones(16)}),
+    "log scale of a norm": (lambda p, x: (_centred(x) * jnp.exp(p["t"])) @ p["o"], {"t": jnp.zeros(16)}),
+    "gate of a norm": (lambda p, x: (_centred(x) * jax.nn.sigmoid(p["t"])) @ p["o"], {"t": jnp.zeros(16)}),
+    "1 - t": (lambda p, x: (_centred(x) * (1 - p["t"])) @ p["o"], {"t": jnp.zeros(16)}),
+    "log scale": (lambda p, x: (x * jnp.exp(p["t"])) @ p["o"], {"t": jnp.zeros(16)}),
+    "log scales": (
+        _layers(lambda p, x: (x @ p["w"]) * jnp.exp(p["t"])),
+        {"t": jnp.zeros((4, 16)), "w": _stacked(16, 16)},
+    ),
+    "ReZero": (
+        lambda p, x: (x + p["a"] * jax.nn.relu(x @ p["w"]) @ p["v"]) @ p["o"],
+        {"a": jnp.zeros(()), "w": normal(16, 16), "v": normal(16, 16, seed=2)},
+    ),
+    "w + d": (_layers(lambda p, x: x @ (p["w"] + p["d"])), {"w": _stacked(16, 16), "d": jnp.zeros((4, 16, 16))}),
+    "w + a b": (
+        _layers(lambda p, x: x @ (p["w"] + p["a"] @ p["b"])),
+        {"w": _stacked(16, 16), "a": _stacked(16, 4), "b": jnp.zeros((4, 4, 16))},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MULTIPLIED)
+def test_signals_live_on_behind_multipliers_of_all_kinds(name: str) -> None:
+    apply, own = MULTIPLIED[name]
+    params = {**own, "o": normal(16, 16, seed=3)}
+    result = ghn.predict_params(apply, params, X, hypernetwork=ghn.load("default"))
+    ratio = float(apply(result.params, X).std() / apply(params, X).std())
+    assert 0.1 < ratio < 10
+    for leaf, before in zip(jax.tree.leaves(result.params), jax.tree.leaves(params), strict=True):
+        if leaf.ndim > 1 and np.any(before):
+            assert 0.1 < float(leaf.std() / before.std()) < 10
+
+
+def test_the_kernel_is_the_one_that_is_no_data(hypernetwork: ghn.OpenHypernetwork) -> None:
+    params = {"r": jnp.ones((4, 16)), "w": normal(16, 8)}
+    by_batch = [
+        ghn.predict_params(lambda p, x: (x[:, None] * p["r"]) @ p["w"], params, X[:rows], hypernetwork=hypernetwork)
+        for rows in (1, 32)
+    ]
+    assert [by_path(result)["w"].op for result in by_batch] == ["dense", "dense"]
+    np.testing.assert_array_equal(by_batch[0].params["w"], by_batch[1].params["w"])
+    np.testing.assert_array_equal(by_batch[1].params["r"], 1)
+
+
+def test_shardings_that_are_types_are_traced(hypernetwork: ghn.OpenHypernetwork) -> None:
+    mesh = jax.make_mesh((1, 1), ("d", "m"), axis_types=(jax.sharding.AxisType.Explicit,) * 2)
+    spec = jax.sharding.PartitionSpec
+    w, x = (
+        jax.device_put(a, jax.sharding.NamedSharding(mesh, part))
+        for a, part in ((normal(16, 4), spec(None, "m")), (X, spec("d", None)))
+    )
+
+    def apply(p: Any, x: jax.Array) -> jax.Array:
+        local = jax.shard_map(
+            jnp.matmul, mesh=mesh, in_specs=(spec("d", None), spec(None, "m")), out_specs=spec("d", "m")
+        )
+        return local(x, p["w"])
+
+    result = ghn.predict_params(apply, {"w": w}, x, hypernetwork=hypernetwork)
+    assert result.params["w"].sharding == w.sharding and by_path(result)["w"].op == "dense"
+
+
 class Encoder(nn.Module):
     @nn.compact
     def encode(self, x: jax.Array, train: bool) -> jax.Array:
