@@ -74,8 +74,15 @@ def search(
         budget: when to stop.
         batch: proposals that are asked for at once, with the same knowledge; batches end at multiples of it.
         watch: called with what has been finished since the last call, by any process.
+
+    Whatever ends it, an error of the scorer or Ctrl-C too, leaves nothing leased: a later search goes on from there.
     """
-    state = _State(algorithm, watch)
+    with store.session():
+        return _searched(_State(algorithm, watch), scorer, store, budget, batch)
+
+
+def _searched(state: _State, scorer: SearchScorer, store: SearchStore, budget: Budget, batch: int) -> str:
+    """The loop of `search`."""
     while True:
         count, seconds, open_rows = store.spent()
         if budget.seconds is not None and seconds >= budget.seconds:

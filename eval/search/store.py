@@ -1,8 +1,8 @@
 """The database of one search: a row an evaluation, shared by processes, from which a killed search goes on.
 
 A row is written twice: as a proposal, with the process that has leased it and until when, and with its score. Both are
-transactions (`train.database`). Proposals whose process has died, or whose lease has run out, are taken over by the
-next that asks: on the same machine at once, elsewhere when the lease is over.
+transactions (`train.database`). Proposals whose search has ended or died, or whose lease has run out, are taken over by
+the next that asks: on the same machine at once, elsewhere when the lease is over.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from eval.search.history import Evaluation, Proposal
 from eval.search.problem import Costs, Problem
 from train.database import DatabaseError, transaction
 
+_SEARCHING: set[str] = set()  # sessions of this process that are within `SearchStore.session`
 LEASE = 600.0  # seconds without a sign of life after which another process takes a proposal over
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS scorer (id INTEGER PRIMARY KEY CHECK (id = 1), name TEXT NOT NULL);
@@ -80,8 +81,8 @@ class SearchStore:
             DatabaseError: the file holds scores of another scorer, cannot be written, or is no database.
         """
         self.path, self._problem, self._scorer, self._seed, self._lease = path, problem, scorer, seed, lease
-        self.owner = f"{platform.node()}:{os.getpid()}:{_started(os.getpid())}"
         self._session, self._begun = uuid.uuid4().hex, time.perf_counter()
+        self.owner = f"{platform.node()}:{os.getpid()}:{_started(os.getpid())}/{self._session}"
         self._read = -1  # rows up to this number are known to be done
         with transaction(path) as database:
             for statement in SCHEMA.split(";"):
@@ -92,6 +93,24 @@ class SearchStore:
             raise DatabaseError(
                 f"{path}: holds scores of {recorded}, this search scores by {scorer}; choose another --out"
             )
+
+    @contextlib.contextmanager
+    def session(self) -> Iterator[None]:
+        """A search: it hears of all rows anew, and whatever ends it, what it has leased and not finished is given up.
+
+        Other searches of this process leave its leases alone while it lasts, and no longer.
+        """
+        self.release()
+        self._read = -1
+        _SEARCHING.add(self._session)
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(DatabaseError):  # what went wrong first is what is told
+                self.release()
+            raise
+        finally:
+            _SEARCHING.discard(self._session)
 
     def begin(self, ask: Ask, count: int) -> list[Job]:
         """Leases up to `count` proposals: those of dead processes first, else new ones.
@@ -125,7 +144,7 @@ class SearchStore:
             self._settle(database, elapsed)
 
     def release(self) -> None:
-        """Gives up what this process has leased and not finished."""
+        """Gives up what this store has leased and not finished."""
         with self._transaction() as database:
             database.execute("UPDATE evaluations SET owner = NULL, lease = NULL WHERE owner = ?", (self.owner,))
             self._touch(database, time.time())
@@ -267,8 +286,9 @@ def _started(process: int) -> str:
 
 
 def _alive(owner: str) -> bool:
-    """Whether the process may still be running; of another machine's nothing is known."""
-    machine, process, started = owner.rsplit(":", 2)
+    """Whether the search may still be running; of another machine's nothing is known."""
+    process_of, _, session = owner.partition("/")  # no session in files of earlier versions
+    machine, process, started = process_of.rsplit(":", 2)
     if machine != platform.node():
         return True
     try:
@@ -277,4 +297,6 @@ def _alive(owner: str) -> bool:
         return False
     except PermissionError:
         pass
-    return _started(int(process)) == started
+    if _started(int(process)) != started:
+        return False
+    return int(process) != os.getpid() or not session or session in _SEARCHING

@@ -190,6 +190,43 @@ def test_leases_are_kept_by_the_living_and_taken_over_from_the_dead(tmp_path: Pa
     assert len(store_at(tmp_path / "t.sqlite").begin(lambda rows, first, scored: [], 1)) == 1
 
 
+class Failing(ToyScorer):
+    """Raises once."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        self._error: type[BaseException] | None = error
+
+    def __call__(self, architectures: Sequence[Any], fidelity: int) -> list[float]:
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+        return super().__call__(architectures, fidelity)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_search_goes_on_after_an_error_in_the_same_process(tmp_path: Path, error: type[BaseException]) -> None:
+    store, scorer = store_at(tmp_path / "s.sqlite"), Failing(error)
+    search(RandomSearch(Problem(SPACE)), ToyScorer(), store, Budget(5), 5)
+    with pytest.raises(error):
+        search(RandomSearch(Problem(SPACE)), scorer, store, Budget(20, 20.0), 5)
+    with transaction(tmp_path / "s.sqlite") as database:
+        assert database.execute("SELECT COUNT(*) FROM evaluations WHERE owner IS NOT NULL").fetchone() == (0,)
+    why = search(RandomSearch(Problem(SPACE)), scorer, store, Budget(20, 20.0), 5)
+    assert why == "the budget in evaluations is spent"
+    whole = store_at(tmp_path / "whole.sqlite")
+    search(RandomSearch(Problem(SPACE)), ToyScorer(), whole, Budget(20), 5)
+    assert [(e.key, e.score) for e in store.evaluations()] == [(e.key, e.score) for e in whole.evaluations()]
+
+
+def test_leases_of_an_earlier_session_of_the_same_process_are_taken_over(tmp_path: Path) -> None:
+    cells = [SPACE.sample(seed) for seed in range(3)]
+    earlier, later = store_at(tmp_path / "s.sqlite"), store_at(tmp_path / "s.sqlite")
+    with earlier.session():
+        earlier.begin(lambda rows, first, scored: [Proposal(cell) for cell in cells], 3)
+        assert later.begin(lambda rows, first, scored: [], 3) == []  # a thread that is searching
+    assert [job.index for job in later.begin(lambda rows, first, scored: [], 3)] == [0, 1, 2]
+
+
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc: the living cannot be told from the ended")
 def test_a_process_that_has_ended_is_not_alive() -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
