@@ -6,6 +6,7 @@ Shape letters: A architectures, S seeds.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,11 @@ class Tabulated:
     def neighbours(self, architecture: Any) -> Iterator[Any]:
         """The architectures that differ in one choice and whose classes are in the table."""
         return (other for other in self.space.neighbours(architecture) if other in self)
+
+    @property
+    def id(self) -> str:
+        """16 hexadecimal digits, the same for tables of the same classes."""
+        return hashlib.sha256("\n".join(sorted(self._accuracy)).encode()).hexdigest()[:16]
 
     def describe(self) -> str:
         """What it is restricted to, for reports."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from architectures.spaces import CellSpace, SearchSpace
+from architectures.spaces import CellSpace, SearchSpace, settings
 from eval.ground_truth import Tabulated
 
 DRAWS = 5000  # in a row that may be refused before nothing is said to be left
@@ -145,6 +146,15 @@ class Problem:
         """One line for people."""
         part = "" if self.table is None else f"; {self.table.describe()}"
         return f"{self.space.describe()}{part}; constraints: {self.constraints}"
+
+    def identity(self) -> dict[str, str]:
+        """What tells this problem from others, by part, for files and for people."""
+        space = settings(self.space) if dataclasses.is_dataclass(self.space) else self.space.describe()
+        return {
+            "space": json.dumps(space, sort_keys=True, default=str),
+            "constraints": str(self.constraints),
+            "table": "none" if self.table is None else f"{len(self.table):,} classes, {self.table.id}",
+        }
 
     def _nothing(self, draw: Callable[[Any], Any], rng: np.random.Generator) -> str:
         costs = [self.costs(draw(rng)) for _ in range(200)]

@@ -27,6 +27,7 @@ _SEARCHING: set[str] = set()  # sessions of this process that are within `Search
 LEASE = 600.0  # seconds without a sign of life after which another process takes a proposal over
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS scorer (id INTEGER PRIMARY KEY CHECK (id = 1), name TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS problem (part TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS sessions (id TEXT PRIMARY KEY, seconds REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS evaluations (
     number INTEGER PRIMARY KEY,
@@ -78,7 +79,8 @@ class SearchStore:
             lease: seconds, see LEASE.
 
         Raises:
-            DatabaseError: the file holds scores of another scorer, cannot be written, or is no database.
+            DatabaseError: the file holds another search (other scorer, space, constraints or table), cannot be
+                written, or is no database.
         """
         self.path, self._problem, self._scorer, self._seed, self._lease = path, problem, scorer, seed, lease
         self._session, self._begun = uuid.uuid4().hex, time.perf_counter()
@@ -89,10 +91,17 @@ class SearchStore:
                 database.execute(statement)
             database.execute("INSERT OR IGNORE INTO scorer VALUES (1, ?)", (scorer,))
             (recorded,) = database.execute("SELECT name FROM scorer").fetchone()
+            searched = self._searched(database)
         if recorded != scorer:
             raise DatabaseError(
                 f"{path}: holds scores of {recorded}, this search scores by {scorer}; choose another --out"
             )
+        for part, value in problem.identity().items():
+            if searched.get(part, value) != value:
+                raise DatabaseError(
+                    f"{path}: holds a search with {part} {searched[part]}, this one has {part} {value}; choose another "
+                    "--out"
+                )
 
     @contextlib.contextmanager
     def session(self) -> Iterator[None]:
@@ -170,6 +179,14 @@ class SearchStore:
         return count, float(seconds), int(open_rows)
 
     # ------------------------------------------------------------------------------------------------ transactions
+
+    def _searched(self, database: sqlite3.Connection) -> dict[str, str]:
+        """The file's problem, by part: what this is where nothing has been proposed; empty for earlier versions."""
+        parts = dict(database.execute("SELECT part, value FROM problem").fetchall())
+        if not parts and database.execute("SELECT 1 FROM evaluations LIMIT 1").fetchone() is None:
+            parts = self._problem.identity()
+            database.executemany("INSERT INTO problem VALUES (?, ?)", parts.items())
+        return parts
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

@@ -1,5 +1,6 @@
 """Searches that are killed, shared, stopped: nothing is lost, and the history is that of an unbroken run."""
 
+import dataclasses
 import platform
 import subprocess
 import sys
@@ -9,14 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from toy_search import SPACE, ToyScorer
 
 from architectures.spaces import MLPSpace
+from eval.ground_truth import GroundTruth, Tabulated
 from eval.search.algorithms import HalvingConfig, Hyperband, RandomSearch, RegularisedEvolution
 from eval.search.driver import Budget, search
 from eval.search.history import Proposal
-from eval.search.problem import Problem
+from eval.search.problem import Constraints, Problem
 from eval.search.store import SearchStore, _alive, _started
 from train.database import DatabaseError, transaction
 
@@ -246,6 +249,41 @@ def test_scores_of_another_scorer_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.sqlite").write_text("this is no database, but it is long enough to look like one" * 20)
     with pytest.raises(DatabaseError, match=r"text\.sqlite"):
         store_at(tmp_path / "text.sqlite")
+
+
+def test_a_file_of_another_problem_is_refused(tmp_path: Path) -> None:
+    cells = [SPACE.sample(seed) for seed in range(40)]
+    classes = {SPACE.canonical(cell): cell for cell in cells if SPACE.connected(cell)}
+
+    def tabulated(count: int) -> Tabulated:
+        keys = list(classes)[:count]
+        truth = GroundTruth(tuple(classes[key] for key in keys), np.array(keys), np.ones((count, 1)), {})
+        return Tabulated(truth, SPACE)
+
+    wide = dataclasses.replace(SPACE, channels=3)
+    one, other = tabulated(5), tabulated(6)
+    problems = {
+        "constraints none": (Problem(SPACE), Problem(SPACE, Constraints(parameters=400))),
+        "constraints parameters <= 500": [Problem(SPACE, Constraints(parameters=bound)) for bound in (500, 400)],
+        "space": (Problem(SPACE), Problem(wide)),
+        "table none": (Problem(SPACE), Problem(SPACE, table=one)),
+        "table 5 classes": (Problem(SPACE, table=one), Problem(SPACE, table=other)),
+    }
+    for number, (part, (first, second)) in enumerate(problems.items()):
+        path = tmp_path / f"{number}.sqlite"
+        SearchStore(path, first, "toy")
+        SearchStore(path, first, "toy")
+        with pytest.raises(DatabaseError, match=rf"{number}\.sqlite: holds a search with {part}"):
+            SearchStore(path, second, "toy")
+
+
+def test_a_file_that_does_not_say_its_problem_is_opened(tmp_path: Path) -> None:
+    store = store_at(tmp_path / "s.sqlite")
+    search(RandomSearch(Problem(SPACE)), ToyScorer(), store, Budget(3))
+    with transaction(tmp_path / "s.sqlite") as database:
+        database.execute("DROP TABLE problem")
+    for problem in (Problem(SPACE, Constraints(parameters=400)), Problem(SPACE)):
+        assert len(SearchStore(tmp_path / "s.sqlite", problem, "toy").evaluations()) == 3
 
 
 def test_a_space_that_is_used_up_ends_the_search(tmp_path: Path) -> None:
