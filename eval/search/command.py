@@ -81,11 +81,13 @@ def _report(result: Result, out: Path, console: Console) -> None:
         console.print("nothing was scored")
         return
     write_result(result, out)
-    page = write_page(out)
-    console.print(rich_table(result_rows(result), "best found"))
+    read = "no score, no page"
+    if result.best:
+        read = f"read {write_page(out)}"
+        console.print(rich_table(result_rows(result), "best found"))
     for line in summary_lines(result):
         console.print(line, highlight=False)
-    console.print(f"written to {out}; read {page}")
+    console.print(f"written to {out}; {read}")
 
 
 class Display:

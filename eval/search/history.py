@@ -63,6 +63,8 @@ OBJECTIVES = ("score", "parameters", "flops", "latency_ms")
 def gains(evaluation: Evaluation, objectives: tuple[str, ...]) -> tuple[float, ...]:
     """The value of every objective, costs with a minus sign: higher is better throughout.
 
+    Where scoring failed, each is minus infinity: being cheap makes up for no score.
+
     Raises:
         ValueError: an unknown objective.
     """
@@ -70,7 +72,7 @@ def gains(evaluation: Evaluation, objectives: tuple[str, ...]) -> tuple[float, .
     for name in objectives:
         if name not in values:
             raise ValueError(f"objective {name!r}: unknown; there are {', '.join(OBJECTIVES)}")
-    return tuple(values[name] for name in objectives)
+    return tuple(values[name] if math.isfinite(evaluation.score) else -math.inf for name in objectives)
 
 
 def best_of(evaluations: list[Evaluation]) -> Evaluation | None:

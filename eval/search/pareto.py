@@ -16,9 +16,12 @@ Floats = NDArray[np.float64]
 def front_numbers(gains_AM: ArrayLike) -> NDArray[np.intp]:
     """[A] the front of every point: 0 for those that nothing dominates, 1 for those only they dominate, ...
 
-    Deb et al. 2002, section III A. Equal points lie in the same front; nan counts as the worst.
+    Deb et al. 2002, section III A. Equal points lie in the same front. Points with nan or minus infinity anywhere have
+    failed: they are dominated by all others and lie in a last front by themselves.
     """
-    gains = _worst_last(gains_AM)
+    gains = np.asarray(gains_AM, np.float64)
+    failed = _failed(gains)
+    gains = np.where(failed[:, None], -np.inf, gains)
     above: Any = np.greater(gains[:, None], gains[None])
     dominates: Any = ~above.transpose(1, 0, 2).any(-1) & above.any(-1)  # nowhere below, somewhere above
     numbers = np.full(len(gains), -1)
@@ -31,8 +34,9 @@ def front_numbers(gains_AM: ArrayLike) -> NDArray[np.intp]:
 
 
 def pareto_front(gains_AM: ArrayLike) -> list[int]:
-    """Rows that nothing dominates."""
-    return np.flatnonzero(front_numbers(gains_AM) == 0).tolist()
+    """Rows that nothing dominates; none that have failed (`front_numbers`)."""
+    gains = np.asarray(gains_AM, np.float64)
+    return np.flatnonzero((front_numbers(gains) == 0) & ~_failed(gains)).tolist()
 
 
 def crowding(gains_AM: ArrayLike) -> Floats:
@@ -42,8 +46,8 @@ def crowding(gains_AM: ArrayLike) -> Floats:
     for column in gains.T:
         order = np.argsort(column, kind="stable")
         distance[order[[0, -1]]] = np.inf
-        reach = column[order[-1]] - column[order[0]]
-        if np.isfinite(reach) and reach > 0:
+        ends = column[order[[0, -1]]]
+        if np.isfinite(ends).all() and (reach := ends[1] - ends[0]) > 0:
             distance[order[1:-1]] += (column[order[2:]] - column[order[:-2]]) / reach
     return distance
 
@@ -65,5 +69,6 @@ def hypervolume(gains_AM: ArrayLike, reference_M: ArrayLike) -> float:
     return float(volume)
 
 
-def _worst_last(gains_AM: ArrayLike) -> Floats:
-    return np.nan_to_num(np.asarray(gains_AM, np.float64), nan=-np.inf, posinf=np.inf, neginf=-np.inf)
+def _failed(gains_AM: Floats) -> NDArray[np.bool_]:
+    """[A] whether a value is missing."""
+    return np.asarray((np.isnan(gains_AM) | np.isneginf(gains_AM)).any(-1))

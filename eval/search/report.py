@@ -65,9 +65,10 @@ class Result:
 
     @property
     def best(self) -> list[Evaluation]:
-        """The best first, one a class, at the highest fidelity that was reached."""
-        top = max(evaluation.fidelity for evaluation in self.evaluations)
-        own = [evaluation for evaluation in self.scored if evaluation.fidelity == top]
+        """The best first, one a class, at the highest fidelity that any score was reached at; nothing that failed."""
+        own = [evaluation for evaluation in self.scored if math.isfinite(evaluation.score)]
+        top = max((evaluation.fidelity for evaluation in own), default=0)
+        own = [evaluation for evaluation in own if evaluation.fidelity == top]
         return sorted(own, key=lambda e: (-e.rank_value, e.index))
 
     @property
@@ -139,6 +140,8 @@ def volume_against_random(result: Result) -> tuple[float, float] | None:
     parts = [result.scored[: len(result.controls)], result.controls]
     values = [np.array([gains(e, names) for e in part]) for part in parts]
     finite = [own[np.isfinite(own).all(-1)] for own in values]
+    if not sum(map(len, finite)):
+        return None
     worst = np.concatenate(finite).min(0)
     return hypervolume(finite[0], worst), hypervolume(finite[1], worst)
 
@@ -165,6 +168,8 @@ def summary_lines(result: Result) -> list[str]:
         f"{len(scored):,} architectures scored ({len(result.evaluations) - len(scored):,} repeats, {failed} failed) in "
         f"{last.elapsed:.0f} s, {100 * spent / max(last.elapsed, 1e-9):.0f}% of it in the scorer; {result.stopped}."
     ]
+    if not result.best:
+        return [*lines, "Every evaluation failed: there is no best; look at what the scorer says of one architecture."]
     lines.append(f"Best: {result.problem.space.to_string(result.best[0].architecture)}")
     if result.exits is not None:
         lines.append(EXITS[result.exits.source])

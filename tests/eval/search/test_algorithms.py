@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import math
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -214,6 +215,21 @@ def test_failed_scores_are_the_worst() -> None:
     failed = type(history[0])(9, history[0].architecture, "x", 0, math.nan, history[0].costs)
     assert best_of([failed, *history]) in history
     assert gains(failed, ("score",)) == (-math.inf,)
+
+
+@pytest.mark.parametrize("objectives", [("score", "parameters"), ("parameters", "flops")])
+def test_nsga_keeps_no_failures_while_there_is_something_else(objectives: tuple[str, ...]) -> None:
+    problem = Problem(SPACE)
+    history = evaluate(RandomSearch(problem, 0), problem, 8)
+    cheap = min(history, key=lambda e: e.costs.parameters)
+    failed = [dataclasses.replace(e, index=8 + e.index, score=math.nan, costs=cheap.costs) for e in history]
+    algorithm = NSGA(problem, 0, NSGAConfig(8), objectives)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for e in [*failed, *history]:
+            algorithm.tell(e)
+        parents = {algorithm.propose(index, set()).parent for index in range(20, 60)}  # type: ignore[union-attr]
+    assert parents <= {e.index for e in history}
 
 
 @pytest.mark.parametrize(

@@ -14,14 +14,17 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from architectures.spaces import MLPSpace
 from eval.scoring import ScoreConfig
 from eval.search import build, command
-from eval.search.command import run_search
+from eval.search.command import _report, run_search
 from eval.search.config import SearchConfig
 from eval.search.driver import Budget
 from eval.search.features import COLUMNS
+from eval.search.history import Evaluation
 from eval.search.html import write_page
-from eval.search.problem import Constraints
+from eval.search.problem import Constraints, Problem
+from eval.search.report import Result, result_rows
 from ghn import GHNConfig
 from ghn.checkpoint import save_file
 from train.cli import run_command
@@ -49,6 +52,26 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.text += data
+
+
+def test_reports_leave_out_what_failed(tmp_path: Path) -> None:
+    space = MLPSpace((4, 4, 1), widths=(2, 3, 4, 5, 6, 7), depths=(1,))
+    problem, cells = Problem(space), [space.from_string(str(width)) for width in range(2, 8)]
+    config = SearchConfig(algorithm="nsga", objective=("score", "parameters"), controls=3)
+
+    def told(index: int, score: float, fidelity: int = 0) -> Evaluation:
+        return Evaluation(index, cells[index], problem.key(cells[index]), fidelity, score, problem.costs(cells[index]))
+
+    some = [told(0, math.nan), told(1, 0.5), told(2, 0.4), told(3, 0.9), told(4, math.nan, 10)]
+    result = Result(config, problem, "points", some, some[1:3], "stopped")
+    assert [e.index for e in result.front] == [1, 3]
+    assert [e.index for e in result.best] == [3, 1, 2]
+    assert len(result_rows(result)) == 3
+    none = Result(config, problem, "points", [told(0, math.nan)], [told(1, math.nan)], "stopped")
+    assert none.front == none.best == []
+    _report(none, tmp_path, QUIET)
+    values = json.loads((tmp_path / "search.json").read_text())
+    assert values["best"] == values["front"] == [] and "Every evaluation failed" in values["notes"][-1]
 
 
 @pytest.fixture(scope="module")

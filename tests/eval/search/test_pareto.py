@@ -1,5 +1,7 @@
 """Fronts, crowding and hypervolume against plain definitions."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -25,6 +27,18 @@ def test_fronts_peel_off_what_nothing_dominates(objectives: int) -> None:
 
 def test_a_value_that_is_missing_is_the_worst() -> None:
     assert front_numbers([[1.0, 1.0], [np.nan, 1.0], [2.0, 0.0]]).tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize("missing", [np.nan, -np.inf])
+def test_failures_lie_in_a_last_front_by_themselves(missing: float) -> None:
+    points = [[1.0, 1.0], [missing, 9.0], [2.0, 0.0], [0.0, 0.0], [missing, 8.0]]
+    assert front_numbers(points).tolist() == [0, 2, 0, 1, 2]
+    assert pareto_front(points) == [0, 2]
+    assert pareto_front(points[1:2]) == []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not np.isnan(crowding(points)).any()
+        assert not np.isnan(crowding([[-np.inf, -np.inf]] * 3)).any()
 
 
 def test_crowding_is_the_reach_of_neighbours() -> None:
