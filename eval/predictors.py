@@ -146,7 +146,7 @@ class Stopped(NamedTuple):
     """What early stopping came to.
 
     Attributes:
-        best: row of the best training that was finished.
+        best: row of the best training that was finished; -1 where none ended with a finite accuracy.
         epochs: [A] that each training ran.
         finished: [A] whether it ran to its end.
     """
@@ -166,7 +166,8 @@ def early_stopping(
 ) -> Stopped:
     """Trains candidates one after the other and ends each as soon as it will hardly beat the best so far.
 
-    A training ends after the first epoch t >= `patience` at which P(final > best) < 1 - confidence (Baker et al. 2017).
+    A training ends after the first epoch t >= `patience` at which P(final > best) < 1 - confidence (Baker et al. 2017),
+    or at which its curve has a value that is not finite.
 
     Args:
         predictor: made from other trainings.
@@ -184,10 +185,10 @@ def early_stopping(
     for row in range(len(final_A)):
         own = None if features_AF is None else features_AF[[row]]
         for epoch in range(patience, length) if best >= 0 else ():
-            chance = predictor.chance_to_beat(final_A[best], curves_AT[[row], :epoch], own)
-            if chance[0] < 1 - confidence:
+            seen = curves_AT[[row], :epoch]
+            if not np.isfinite(seen).all() or predictor.chance_to_beat(final_A[best], seen, own)[0] < 1 - confidence:
                 epochs[row], finished[row] = epoch, False
                 break
-        if finished[row] and (best < 0 or final_A[row] > final_A[best]):
+        if finished[row] and np.isfinite(final_A[row]) and (best < 0 or final_A[row] > final_A[best]):
             best = row
     return Stopped(best, epochs, finished)

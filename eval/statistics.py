@@ -44,7 +44,14 @@ def failures_last(scores: ArrayLike) -> tuple[Floats, int]:
     A score that fails on an architecture cannot choose it; leaving the architecture out would flatter the score."""
     filled = np.array(scores, dtype=np.float64)
     bad = ~np.isfinite(filled)
-    filled[bad] = filled[~bad].min() - 1 if not bad.all() else 0.0
+    if bad.all():
+        return np.zeros_like(filled), int(bad.sum())
+    if bad.any():
+        lowest = filled[~bad].min()
+        below = min(lowest - 1, np.nextafter(lowest, -np.inf))  # 1 is nothing beside scores above 2**53
+        if not np.isfinite(below):  # the lowest number there is: halves leave room below it, in the same order
+            filled, below = filled / 2, lowest
+        filled[bad] = below
     return filled, int(bad.sum())
 
 

@@ -281,6 +281,14 @@ def test_failures_rank_last_and_are_counted() -> None:
     assert metrics.failures_last([1.0, 2.0])[1] == 0
 
 
+@pytest.mark.parametrize("lowest", [1e17, -1e17, 2.0**53, -(2.0**53), 0.0, -1e300, -np.finfo(np.float64).max])
+def test_failures_rank_below_scores_of_any_size(lowest: float) -> None:
+    scores = [lowest, math.nan, float(np.nextafter(lowest, np.inf)) if abs(lowest) > 1 else 1e-3, -math.inf, math.nan]
+    filled, count = metrics.failures_last(scores)
+    assert count == 3 and np.isfinite(filled).all()
+    assert filled[1] == filled[3] == filled[4] < filled[0] < filled[2]
+
+
 def test_undefined_resamples() -> None:
     scores = np.zeros(30)
     scores[0] = 1.0  # a resample without row 0 (about 36 percent) has constant scores

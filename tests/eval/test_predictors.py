@@ -75,6 +75,19 @@ def test_early_stopping_finds_the_best_in_fewer_epochs() -> None:
     assert stopped.epochs.min() >= 2
 
 
+def test_a_training_without_an_accuracy_is_never_the_best() -> None:
+    known, final = curves(60)
+    asked, truth = curves(40)
+    predictor = CurvePredictor(known, final)
+    truth[[0, 7]], asked[7, 4:] = np.nan, np.nan
+    truth[9] = np.inf
+    stopped = early_stopping(predictor, asked, truth)
+    assert truth[stopped.best] == truth[np.isfinite(truth)].max()
+    assert stopped.finished[1]  # nothing to compare it with either
+    assert not stopped.finished[7] and stopped.epochs[7] <= 5
+    assert early_stopping(predictor, asked[:3], np.full(3, np.nan)).best == -1
+
+
 def test_curves_that_do_not_fit_are_refused() -> None:
     known, final = curves(10)
     predictor = CurvePredictor(known, final)
