@@ -48,10 +48,9 @@ def failures_last(scores: ArrayLike) -> tuple[Floats, int]:
         return np.zeros_like(filled), int(bad.sum())
     if bad.any():
         lowest = filled[~bad].min()
-        below = min(lowest - 1, np.nextafter(lowest, -np.inf))  # 1 is nothing beside scores above 2**53
-        if not np.isfinite(below):  # the lowest number there is: halves leave room below it, in the same order
-            filled, below = filled / 2, lowest
-        filled[bad] = below
+        if lowest == np.finfo(np.float64).min:  # halves leave room below them, in the same order
+            filled, lowest = filled / 2, lowest / 2
+        filled[bad] = min(lowest - 1, np.nextafter(lowest, -np.inf))  # 1 is nothing beside scores above 2**53
     return filled, int(bad.sum())
 
 
@@ -62,7 +61,9 @@ def pair(scores: ArrayLike, truth: ArrayLike) -> tuple[Floats, Floats]:
 
 
 def positive(name: str, value: int, most: int | None = None) -> int:
-    """`value`, if it is in 1..most; ValueError naming `name` otherwise."""
+    """`value`, if it is a whole number in 1..most; ValueError naming `name` otherwise."""
+    if not isinstance(value, int | np.integer):
+        raise ValueError(f"{name}: {value!r} is not a whole number; give an int")
     if value < 1 or (most is not None and value > most):
         raise ValueError(f"{name}: {value} is not in 1..{'' if most is None else most}")
     return value

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import numpy as np
+
 from eval.search.algorithms import Algorithm
 from eval.search.history import Evaluation, Proposal
 from eval.search.store import Ask, Job, Row, SearchStore
@@ -43,6 +45,8 @@ class Budget:
             value = getattr(self, field.name)
             if value is not None and not value > 0:
                 raise ValueError(f"budget of {field.name}={value}: must be positive")
+        if self.evaluations is not None and not isinstance(self.evaluations, int | np.integer):
+            raise ValueError(f"budget of evaluations={self.evaluations!r}: must be a whole number; give an int")
         if self.evaluations is None and self.seconds is None:
             raise ValueError("budget: give --budget-evaluations or --budget-seconds")
 

@@ -387,6 +387,13 @@ HOLED = np.where(np.isin(GOOD, [4, 9]), np.nan, GOOD)
         (lambda: metrics.precision_at(GOOD, GOOD, 13), r"^k: 13 is not in 1..12"),
         (lambda: metrics.regret(GOOD, GOOD, 0), r"^k: 0"),
         (lambda: metrics.choose_one_of(GOOD, GOOD, 0), r"^n: 0"),
+        (lambda: metrics.precision_at(GOOD, GOOD, 2.5), r"^k: 2.5 is not a whole number"),  # type: ignore[arg-type]
+        (lambda: metrics.regret(GOOD, GOOD, 2.5), r"^k: 2.5"),  # type: ignore[arg-type]
+        (lambda: metrics.best_rank(GOOD, GOOD, math.nan), r"^k: nan"),  # type: ignore[arg-type]
+        (lambda: metrics.choose_one_of(GOOD, GOOD, 2.5), r"^n: 2.5"),  # type: ignore[arg-type]
+        (lambda: metrics.relative_improvement(GOOD, GOOD, 2.5), r"^n: 2.5"),  # type: ignore[arg-type]
+        (lambda: metrics.bootstrap(metrics.regret, GOOD, GOOD, k=2.5), r"^k: 2.5"),
+        (lambda: metrics.paired_difference(metrics.regret, GOOD, GOOD, GOOD, k=2.5), r"^k: 2.5"),
         (lambda: metrics.partial_spearman(GOOD, GOOD, GOOD[:5]), r"^controls: 5 rows, expected 12"),
         (lambda: metrics.partial_spearman(GOOD, GOOD, HOLED), r"^controls: 2 non-finite"),
         (lambda: metrics.rank_sum(GOOD, GOOD[:4]), r"^scores: 4 rows, expected 12"),

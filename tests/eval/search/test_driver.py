@@ -143,6 +143,8 @@ def test_seconds_bound_all_sessions_together(tmp_path: Path) -> None:
     assert len(again.evaluations()) == before
     with pytest.raises(ValueError, match="--budget-evaluations"):
         Budget()
+    with pytest.raises(ValueError, match=r"evaluations=2\.5: must be a whole number"):
+        Budget(2.5)  # type: ignore[arg-type]
 
 
 def test_hyperband_resumes_in_the_middle_of_a_rung(tmp_path: Path) -> None:
