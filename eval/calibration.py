@@ -9,8 +9,9 @@ Shape letters: A architectures, F features, L labelled architectures.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +23,14 @@ from architectures.checks import at_least
 from eval.predictors import fitted
 
 Floats = NDArray[np.float64]
+Regressor = Literal["gp", "ridge"]
 
 
 class Prediction(NamedTuple):
-    """Predicted accuracies, each [A], in the units of the labels: the value and the ends of its interval."""
+    """Predicted accuracies, each [A], in the units of the labels: the value and the ends of its interval.
+
+    Ends lie in [0, 1]. The value is as the regressor gives it, since it ranks.
+    """
 
     mean: Floats
     low: Floats
@@ -40,12 +45,14 @@ class Prediction(NamedTuple):
 class CalibrationConfig:
     """How labels become predictions."""
 
-    kind: Literal["gp", "ridge"] = "gp"  # regressor
+    kind: Regressor = "gp"  # regressor
     level: float = 0.9  # share of architectures that an interval is to hold
     folds: int = 10  # of the cross-validation behind the intervals
     log_error: bool = True  # regress the logarithm of the error: differences between good networks count as much
 
     def __post_init__(self) -> None:
+        if self.kind not in (kinds := get_args(Regressor)):
+            raise ValueError(f"CalibrationConfig.kind={self.kind!r}: use {' or '.join(map(repr, kinds))}")
         if not 0 < self.level < 1:
             raise ValueError(f"CalibrationConfig.level={self.level}: must lie between 0 and 1")
         at_least(self, folds=2)
@@ -76,12 +83,12 @@ class Calibrator:
         reach_LA = self.residual_L[:, None] * np.stack(widths)[self.fold_L]
         low_LA, high_LA = np.stack(centres)[self.fold_L] - reach_LA, np.stack(centres)[self.fold_L] + reach_LA
         count = len(self.residual_L)
-        rank = min(int(np.ceil(self.config.level * (count + 1))), count)  # of count + 1 exchangeable residuals
+        rank = _rank(self.config.level, count)
         low_A = np.sort(low_LA, axis=0)[count - rank]
         high_A = np.sort(high_LA, axis=0)[rank - 1]
         back = _from_scale(self.config)
         low_A, high_A = np.minimum(low_A, mean_A), np.maximum(high_A, mean_A)
-        return Prediction(back(mean_A), back(low_A), back(high_A))
+        return Prediction(back(mean_A), np.clip(back(low_A), 0, 1), np.clip(back(high_A), 0, 1))
 
 
 def calibrate(
@@ -96,11 +103,17 @@ def calibrate(
         seed: of the folds and of the regressor.
 
     Raises:
-        ValueError: fewer labels than twice the folds, features that are not finite, accuracies outside [0, 1).
+        ValueError: fewer labels than twice the folds or than the level needs, features that are not finite, accuracies
+            outside [0, 1).
     """
     labels, folds = len(accuracy_L), config.folds
     if features_LF.shape[0] != labels or labels < 2 * folds:
         raise ValueError(f"accuracy_L: {labels} labels for {len(features_LF)} rows; at least {2 * folds} are needed")
+    if (needed := _labels_for(config.level)) > labels:
+        raise ValueError(
+            f"CalibrationConfig.level={config.level}: {labels} labels hold no interval of that level, {needed} are "
+            "needed; give more labels or a lower level"
+        )
     if not np.isfinite(features_LF).all():
         raise ValueError("features_LF: not finite; feature_matrix says what to do with missing values")
     if accuracy_L.min() < 0 or accuracy_L.max() >= 1:
@@ -114,6 +127,19 @@ def calibrate(
         fold_L[outside], residual_L[outside] = number, np.abs(target_L[outside] - centre) / width
         parts.append(part)
     return Calibrator(config, whole, tuple(parts), fold_L, residual_L)
+
+
+def _rank(level: float, labels: int) -> int:
+    """Which of the labels' residuals, the smallest being 1, bounds `level` of labels + 1 exchangeable ones."""
+    return math.ceil(level * (labels + 1))
+
+
+def _labels_for(level: float) -> int:
+    """The fewest labels of which one residual bounds the level."""
+    labels = max(1, math.floor(level / (1 - level)) - 1)  # may be off by rounding
+    while _rank(level, labels) > labels:
+        labels += 1
+    return labels
 
 
 def _refitted(whole: Any, features_LF: Floats, target_L: Floats) -> Any:

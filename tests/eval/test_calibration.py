@@ -43,6 +43,28 @@ def test_a_higher_level_gives_wider_intervals_around_the_same_prediction() -> No
     assert ((wide.high >= narrow.high) & (narrow.high >= narrow.mean)).all()
 
 
+@pytest.mark.parametrize(("level", "needed"), [(0.5, 1), (0.9, 9), (0.95, 19), (0.97, 33), (0.99, 99)])
+def test_a_level_that_so_few_labels_cannot_hold_is_refused(level: float, needed: int) -> None:
+    features, accuracy = synthetic(100, 1)
+    config, least = CalibrationConfig("ridge", level, folds=2), max(4, needed)
+    calibrate(features[:least], accuracy[:least], config)(features)
+    if needed > 4:
+        words = f"level={level}: {needed - 1} labels hold no interval of that level, {needed} are needed"
+        with pytest.raises(ValueError, match=words):
+            calibrate(features[: needed - 1], accuracy[: needed - 1], config)
+
+
+@pytest.mark.parametrize("log_error", [True, False])
+def test_intervals_hold_shares_only(log_error: bool) -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(40, 2))
+    accuracy = np.clip(0.5 + 0.2 * features[:, 0], 0, 0.999)
+    config = CalibrationConfig("ridge", log_error=log_error)
+    predicted = calibrate(features, accuracy, config)(10 * features)
+    assert predicted.low.min() == 0 and 0.9 < predicted.high.max() <= 1
+    assert (predicted.low <= predicted.high).all()
+
+
 def test_intervals_cover_on_the_shipped_table() -> None:
     space = SpaceConfig().build((14, 14, 1), 10)
     truth = read_ground_truth("embedded", space)
@@ -120,5 +142,7 @@ def test_bad_input_is_named() -> None:
         calibrate(np.full((50, 2), np.nan), accuracy)
     with pytest.raises(ValueError, match=r"level=1.5"):
         CalibrationConfig(level=1.5)
+    with pytest.raises(ValueError, match="kind='boosting': use 'gp' or 'ridge'"):
+        CalibrationConfig(kind="boosting")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="labels=100"):
         draws_of_labels(np.ones(50, bool), 100, 1)
