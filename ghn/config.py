@@ -5,15 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from architectures.checks import at_least
-
-CHOICES = {
-    "network": ("graph", "smash", "open"),
-    "propagation": ("gatedgnn", "transformer", "rnn", "none"),
-    "encoding": ("mip", "raw", "ghn2"),
-    "decoder": ("tile", "chunks", "lowrank", "coordinate", "ghn2", "ghn3"),
-    "scaling": ("initialiser", "ghn2"),
-}
+from architectures.checks import at_least, one_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,9 +52,7 @@ class GHNConfig:
         at_least(
             self, width=1, message_width=1, hidden=1, tile=1, kernel_tile=1, layers=1, heads=1, task_width=1, rank=1
         )
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"GHNConfig.{name}={getattr(self, name)!r}: use one of {', '.join(choices)}")
+        one_of(self, "network", "propagation", "encoding", "decoder", "scaling")
         if self.propagation == "transformer" and self.width % self.heads:
             raise ValueError(f"GHNConfig.heads={self.heads}: must divide width={self.width}")
         if self.encoding == "ghn2" and self.width % 4:

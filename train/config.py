@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
-from architectures.checks import at_least
+from architectures.checks import at_least, one_of
 from architectures.layers import Precision
 from architectures.spaces import DARTS, SMASH, DeepNets, Grammar, MLPSpace, NASBench201, SearchSpace
 from ghn.config import GHNConfig
@@ -36,6 +36,7 @@ class SpaceConfig:
     grammar_leaves: int = 16  # grammar: most operations of a stage
 
     def __post_init__(self) -> None:
+        one_of(self, "name")
         if self.exits and self.name != "nasbench201":
             raise ValueError(f"SpaceConfig.exits: only nasbench201 has early exits, {self.name} has none; drop it")
 
@@ -92,6 +93,7 @@ class OptimizerConfig:
     ema: float = 0.0  # decay of the moving average of parameters that checkpoints hold; 0: the parameters themselves
 
     def __post_init__(self) -> None:
+        one_of(self, "name")
         if not self.learning_rate > 0:
             raise ValueError(f"OptimizerConfig.learning_rate={self.learning_rate}: must be positive")
         if not 0 <= self.ema < 1:
@@ -145,6 +147,7 @@ class TrainConfig:
     checkpoint_every: int = 1000  # steps
 
     def __post_init__(self) -> None:
+        one_of(self, "sampling", "precision")
         at_least(self, steps=1, batch=1, meta_batch=1, log_every=1, checkpoint_every=1)
         if not 0 <= self.startup < self.steps:
             raise ValueError(f"TrainConfig.startup={self.startup}: must be at least 0 and less than steps={self.steps}")

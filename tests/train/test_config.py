@@ -1,13 +1,13 @@
 """Configurations name what there is."""
 
-from typing import get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
 from architectures.spaces.registry import SPACES
 from train.cli import TargetConfig
-from train.config import SpaceConfig, TrainConfig
-from train.continual.config import ScheduleConfig, StreamConfig
+from train.config import OptimizerConfig, SpaceConfig, TrainConfig
+from train.continual.config import ContinualConfig, RegulariserConfig, ScheduleConfig, StreamConfig
 
 NAMES = get_args(get_type_hints(SpaceConfig)["name"])
 
@@ -27,3 +27,24 @@ def test_spaces_are_built_for_the_data(name: str) -> None:
 def test_a_negative_seed_is_named(config: type) -> None:
     with pytest.raises(ValueError, match=rf"{config.__name__}\.seed=-1: must be at least 0"):
         config(seed=-1)
+
+
+@pytest.mark.parametrize(
+    ("config", "field", "value", "choices"),
+    [
+        (SpaceConfig, "name", "nasbench", "nasbench201, smash, mlp"),
+        (OptimizerConfig, "name", "adamw", "adam, sgd"),
+        (TrainConfig, "sampling", "larg", "uniform, large, small"),
+        (TrainConfig, "precision", "float16", "float32, bfloat16"),
+        (StreamConfig, "name", "permutted", "split, permuted, rotated"),
+        (RegulariserConfig, "targets", "sored", "snapshot, stored"),
+        (ScheduleConfig, "inference", "lowest", "entropy, classifier"),
+        (ScheduleConfig, "evaluate", "train", "test, score"),
+        (ContinualConfig, "scenario", "CL4", "CL1, CL2, CL3"),
+        (ContinualConfig, "heads", "one", "own, shared"),
+        (ContinualConfig, "method", "EWC", "hypernetwork, finetune"),
+    ],
+)
+def test_a_choice_that_there_is_not_is_named(config: Any, field: str, value: str, choices: str) -> None:
+    with pytest.raises(ValueError, match=rf"{config.__name__}\.{field}='{value}': use one of {choices}"):
+        config(**{field: value})

@@ -22,7 +22,7 @@ from jax import Array
 from architectures.layers import Layers
 from architectures.layout import WeightArrays, initialise, occupancy
 from architectures.spaces import SearchSpace
-from train.continual.config import Method
+from train.continual.config import METHODS, Method
 from train.continual.heads import Heads
 from train.continual.learner import Chunk, Learner, Metrics, classified, compiled
 from train.continual.streams import Part
@@ -82,11 +82,15 @@ class DirectLearner(Learner):
             start: weights to start from; by default an ordinary initialiser's.
 
         Raises:
-            ValueError: a head that does not fit the scenario, or the method "hypernetwork".
+            ValueError: a head that does not fit the scenario, an unknown method or "hypernetwork", a negative strength.
         """
         heads.check(space)
         if method == "hypernetwork":
             raise ValueError("method='hypernetwork': trains no weights of its own; use HypernetworkLearner")
+        if method not in METHODS:
+            raise ValueError(f"method={method!r}: use one of {', '.join(METHODS[1:])}")
+        if not strength >= 0:
+            raise ValueError(f"strength={strength}: must be at least 0; 0 holds nothing")
         if not heads.own and heads.scenario != "CL2" and method != "scratch":
             raise ValueError(
                 f"heads='shared': {method} has one set of weights, which cannot answer several tasks with one head in "

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Literal, get_args
 
-from architectures.checks import at_least
+from architectures.checks import at_least, one_of
 from ghn.config import GHNConfig
 from train.config import SpaceConfig
 from train.continual.heads import Scenario
 from train.continual.streams import PermutedStream, RotatedStream, SplitStream, Stream, check_sizes
 from train.data import DataConfig
 
-METHODS = ("hypernetwork", "finetune", "joint", "scratch", "ewc", "online_ewc", "si", "replay", "lwf")
 Method = Literal["hypernetwork", "finetune", "joint", "scratch", "ewc", "online_ewc", "si", "replay", "lwf"]
+METHODS: tuple[Method, ...] = get_args(Method)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +30,7 @@ class StreamConfig:
     seed: int = 0  # permuted: of the permutations
 
     def __post_init__(self) -> None:
+        one_of(self, "name")
         check_sizes("StreamConfig", self.tasks, self.train_images, self.test_images)
         at_least(self, seed=0)
 
@@ -53,6 +54,7 @@ class RegulariserConfig:
     leaves: tuple[str, ...] = ()  # prefixes of the leaf groups that are held; none: all
 
     def __post_init__(self) -> None:
+        one_of(self, "targets")
         at_least(self, beta=0)
         if self.subset is not None and self.subset < 1:
             raise ValueError(f"RegulariserConfig.subset={self.subset}: must be at least 1, or None for all tasks")
@@ -72,6 +74,7 @@ class ScheduleConfig:
     checkpoint_every: int = 1000  # steps, besides the end of every task
 
     def __post_init__(self) -> None:
+        one_of(self, "inference", "evaluate")
         at_least(self, steps=1, batch=1, memory=1, log_every=1, checkpoint_every=1, seed=0)
         if self.checkpoint_every % self.log_every:
             raise ValueError(
@@ -102,8 +105,7 @@ class ContinualConfig:
     schedule: ScheduleConfig = ScheduleConfig()
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise ValueError(f"ContinualConfig.method={self.method!r}: use one of {', '.join(METHODS)}")
+        one_of(self, "scenario", "heads", "method")
         if not self.learning_rate > 0:
             raise ValueError(f"ContinualConfig.learning_rate={self.learning_rate}: must be positive")
         if bool(self.change_at) != bool(self.change_to) or not 0 <= self.change_at < self.stream.tasks:

@@ -127,3 +127,16 @@ def test_one_set_of_weights_cannot_answer_all_tasks_with_one_head() -> None:
     space = MLPSpace(input_shape=(2, 2, 1), classes=2, widths=(3,), depths=(1,))
     with pytest.raises(ValueError, match=r"heads='shared': finetune has one set of weights.*heads='own'"):
         DirectLearner(space, MLP((3,)), Heads("CL3", 3, 2, own=False), "finetune", adam(1e-2, 10))
+
+
+@pytest.mark.parametrize(
+    ("method", "strength", "message"),
+    [
+        ("EWC", 1.0, "method='EWC': use one of finetune, joint"),
+        ("ewc", -1.0, r"strength=-1.0: must be at least 0"),
+        ("ewc", float("nan"), "strength=nan"),
+    ],
+)
+def test_unknown_methods_and_negative_strengths_are_refused(method: str, strength: float, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        learner_and_state(method, strength)
