@@ -37,7 +37,7 @@ class Batch(NamedTuple):
 
     Attributes:
         images: [B, H, W, C] float32, normalised.
-        labels: [B] int32, or [B, classes] float32: a distribution for every image.
+        labels: [B] integers, or [B, classes] float32: a distribution for every image.
         graphs: the A architectures as the hypernetwork reads them, stacked.
         encodings: the same architectures as the executor reads them, stacked.
     """
@@ -75,6 +75,9 @@ def loss_fn(
 
     Returns:
         The loss, and {"loss", "accuracy"} as means over architectures and images; the accuracy is of the final exit.
+
+    Raises:
+        ValueError: images or labels of another shape or kind than `Batch` says.
     """
     module = nnx.merge(definition, parameters)
     weights_A = jax.vmap(module)(batch.graphs)
@@ -149,9 +152,31 @@ def evaluate_weights(
     weights on the same images.
 
     Architectures run one after the other inside one program. When differentiated, each one's gradient is taken right
-    after its forward pass, so that memory does not grow with A.
+    after its forward pass, so that memory does not grow with A (by images and soft labels: a gradient of their size
+    for each architecture is kept). There is no gradient by encodings.
+
+    Raises:
+        ValueError: images or labels of another shape or kind than `Batch` says; a gradient by encodings.
     """
+    _check(space, images, labels)
     return jax.lax.map(lambda pair: _evaluate(space, pair[0], pair[1], images, labels, layers), (weights_A, encoding_A))
+
+
+def _check(space: SearchSpace[Any], images: Array, labels: Array) -> None:
+    """ValueError for images or labels that the space's networks would take for something else."""
+    if tuple(images.shape[1:]) != space.input_shape or not jnp.issubdtype(images.dtype, jnp.floating):
+        sizes = ", ".join(map(str, space.input_shape))
+        raise ValueError(
+            f"images: {images.dtype} of shape {images.shape}, this space takes normalised float32 [B, {sizes}]; "
+            "use hypernetwork.preprocessing.normalise for uint8 pixels"
+        )
+    integer = jnp.issubdtype(labels.dtype, jnp.integer) and labels.shape == images.shape[:1]
+    soft = jnp.issubdtype(labels.dtype, jnp.floating) and labels.shape == (len(images), space.classes)
+    if not (integer or soft):
+        raise ValueError(
+            f"labels: {labels.dtype} of shape {labels.shape} for {len(images)} images; give integers [B], or "
+            f"distributions as floats [B, {space.classes}]"
+        )
 
 
 def _evaluate(
@@ -175,29 +200,54 @@ def _cross_entropy(logits: Array, labels: Array) -> Array:
     return optax.softmax_cross_entropy(logits, labels).mean()
 
 
-def _evaluate_forward(
-    space: SearchSpace[Any],
-    weights_A: WeightArrays,
-    encoding_A: dict[str, Array],
-    images: Array,
-    labels: Array,
-    layers: Layers,
-) -> tuple[tuple[Array, Array], WeightArrays]:
-    def one(pair: tuple[WeightArrays, dict[str, Array]]) -> tuple[tuple[Array, Array], WeightArrays]:
-        weights, encoding = pair
-        return jax.value_and_grad(lambda w: _evaluate(space, w, encoding, images, labels, layers), has_aux=True)(
-            weights
-        )
+class _Gradients(NamedTuple):
+    """Of each architecture's loss; None where none was asked for."""
 
-    return jax.lax.map(one, (weights_A, encoding_A))
+    weights_A: WeightArrays
+    images_A: Array | None
+    labels_A: Array | None
+
+
+def _evaluate_forward(
+    space: SearchSpace[Any], weights_A: Any, encoding_A: Any, images: Any, labels: Any, layers: Layers
+) -> tuple[tuple[Array, Array], _Gradients]:
+    """The arguments are `jax.custom_derivatives.CustomVJPPrimal`, which tell what is differentiated by."""
+    if any(_asked(leaf) for leaf in jax.tree.leaves(encoding_A)):
+        raise ValueError("encodings: have no gradient; differentiate by parameters, weights, images or soft labels")
+    asked = {"images": _asked(images), "labels": _asked(labels)}
+    weights_A, encoding_A, images, labels = jax.tree.map(
+        lambda leaf: leaf.value, (weights_A, encoding_A, images, labels)
+    )
+    _check(space, images, labels)
+
+    def one(pair: tuple[WeightArrays, dict[str, Array]]) -> tuple[tuple[Array, Array], tuple[WeightArrays, Any]]:
+        weights, encoding = pair
+
+        def loss(weights: WeightArrays, chosen: dict[str, Array]) -> tuple[Array, Array]:
+            data = {"images": images, "labels": labels} | chosen
+            return _evaluate(space, weights, encoding, data["images"], data["labels"], layers)
+
+        chosen = {name: value for name, value in (("images", images), ("labels", labels)) if asked[name]}
+        return jax.value_and_grad(loss, (0, 1), has_aux=True)(weights, chosen)
+
+    found, (grads_A, data_A) = jax.lax.map(one, (weights_A, encoding_A))
+    return found, _Gradients(grads_A, data_A.get("images"), data_A.get("labels"))
+
+
+def _asked(primal: Any) -> bool:
+    """Whether an array is differentiated by; integers never are."""
+    return bool(primal.perturbed) and jnp.issubdtype(primal.value.dtype, jnp.floating)
 
 
 def _evaluate_backward(
-    space: SearchSpace[Any], layers: Layers, grads_A: WeightArrays, cotangents: tuple[Array, Array]
-) -> tuple[WeightArrays, None, None, None]:
+    space: SearchSpace[Any], layers: Layers, grads: _Gradients, cotangents: tuple[Any, Any]
+) -> tuple[WeightArrays, None, Array | None, Array | None]:
     loss_A = cotangents[0]
-    scaled = jax.tree.map(lambda g: g * loss_A.reshape(-1, *[1] * (g.ndim - 1)), grads_A)
-    return scaled, None, None, None
+    if isinstance(loss_A, jax.custom_derivatives.SymbolicZero):  # the accuracy alone was used
+        loss_A = jnp.zeros(loss_A.shape, loss_A.dtype)
+    scaled = jax.tree.map(lambda g: g * loss_A.reshape(-1, *[1] * (g.ndim - 1)), grads.weights_A)
+    images, labels = (None if g is None else jnp.tensordot(loss_A, g, 1) for g in (grads.images_A, grads.labels_A))
+    return scaled, None, images, labels
 
 
-evaluate_weights.defvjp(_evaluate_forward, _evaluate_backward)
+evaluate_weights.defvjp(_evaluate_forward, _evaluate_backward, symbolic_zeros=True)

@@ -172,3 +172,83 @@ def test_the_loss_is_the_mean_over_exits_and_reaches_their_leaves() -> None:
     named_grads = named(grads)
     for leaf in ("norm.scale", "norm.bias", "classifier.kernel", "classifier.bias"):
         assert np.abs(named_grads[f"base/exit0.{leaf}"]).max() > 1e-4, leaf
+
+
+@pytest.fixture(scope="module")
+def small() -> tuple[Hypernetwork, Batch, list[MLP]]:
+    space = MLPSpace(input_shape=(3, 3, 1), classes=3, widths=(4, 6), depths=(1, 2))
+    hypernetwork = Hypernetwork.create(space, GHNConfig(width=8, message_width=4, hidden=8, tile=8), seed=0)
+    networks = [MLP((4,)), MLP((6, 4))]
+    rng = np.random.default_rng(0)
+    batch = Batch(
+        rng.normal(size=(8, *space.input_shape)).astype(np.float32),
+        rng.dirichlet(np.ones(3), 8).astype(np.float32),
+        stack_inputs([hypernetwork.inputs(space.graph(network)) for network in networks]),
+        stack_inputs([space.encode(network) for network in networks]),
+    )
+    return hypernetwork, batch, networks
+
+
+def test_gradients_by_images_and_soft_labels_are_those_of_static_programs(
+    small: tuple[Hypernetwork, Batch, list[MLP]],
+) -> None:
+    hypernetwork, batch, networks = small
+    module = nnx.merge(hypernetwork.definition, hypernetwork.parameters)
+    weights = [module(hypernetwork.inputs(hypernetwork.space.graph(network))) for network in networks]
+
+    def plain_loss(images: Array, labels: Array) -> Array:
+        losses = [
+            optax.softmax_cross_entropy(
+                hypernetwork.space.forward_static(own, network, images, Layers("plain")), labels
+            ).mean()
+            for own, network in zip(weights, networks, strict=True)
+        ]
+        return sum(losses) / len(losses)
+
+    def loss(images: Array, labels: Array) -> Array:
+        own = batch._replace(images=images, labels=labels)
+        return loss_fn(hypernetwork.definition, hypernetwork.parameters, own)[0]
+
+    found = jax.jit(jax.grad(loss, (0, 1)))(batch.images, batch.labels)
+    for own, expected in zip(found, jax.grad(plain_loss, (0, 1))(batch.images, batch.labels), strict=True):
+        assert np.abs(expected).max() > 1e-3
+        np.testing.assert_allclose(own, expected, rtol=1e-4, atol=1e-6)
+    accuracy = jax.grad(
+        lambda images: loss_fn(hypernetwork.definition, hypernetwork.parameters, batch._replace(images=images))[1][
+            "accuracy"
+        ]
+    )(batch.images)
+    assert not np.any(accuracy)
+
+
+def test_encodings_have_no_gradient(small: tuple[Hypernetwork, Batch, list[MLP]]) -> None:
+    hypernetwork, batch, _ = small
+
+    def loss(width: Array) -> Array:
+        own = batch._replace(encodings={"width": width})
+        return loss_fn(hypernetwork.definition, hypernetwork.parameters, own)[0]
+
+    with pytest.raises(ValueError, match="encodings: have no gradient"):
+        jax.grad(loss)(jnp.asarray(batch.encodings["width"], jnp.float32))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": np.zeros((8, 1), np.int32)}, r"labels: int32 of shape \(8, 1\).*integers \[B\].*floats \[B, 3\]"),
+        ({"labels": np.zeros((8, 3), np.int32)}, r"labels: int32 of shape \(8, 3\)"),
+        ({"labels": np.zeros(8, np.float32)}, r"labels: float32 of shape \(8,\)"),
+        ({"labels": np.zeros(1, np.int32)}, r"labels: int32 of shape \(1,\) for 8 images"),
+        ({"labels": np.zeros((8, 4), np.float32)}, r"labels: float32 of shape \(8, 4\)"),
+        ({"images": np.zeros((8, 9), np.float32)}, r"images: .*shape \(8, 9\).*\[B, 3, 3, 1\]"),
+        ({"images": np.zeros((8, 3, 3, 1), np.uint8)}, r"images: uint8.*preprocessing\.normalise"),
+    ],
+)
+def test_wrong_images_and_labels_are_named(
+    small: tuple[Hypernetwork, Batch, list[MLP]], change: dict[str, Any], message: str
+) -> None:
+    hypernetwork, batch, _ = small
+    step = functools.partial(loss_fn, hypernetwork.definition)
+    for function in (step, jax.grad(step, has_aux=True)):
+        with pytest.raises(ValueError, match=message):
+            function(hypernetwork.parameters, batch._replace(**change))
