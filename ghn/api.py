@@ -60,7 +60,8 @@ class Hypernetwork:
         preprocessing: of the images that it was trained on.
         step: training steps behind it.
         held_out: (share, seed) of the isomorphism classes that it was not trained on, as `space.held_out` takes them.
-        tasks: name of the task in every row of the table of embeddings, "" where there is none.
+        tasks: name of the task in every row of the table of embeddings, "" where there is none. A task's number is
+            its row, and stays so while the task is there; a new task may get the number of a deleted one.
     """
 
     space: SearchSpace[Any]
@@ -96,7 +97,7 @@ class Hypernetwork:
         Args:
             graph: of the architecture.
             seed: with it, a hypernetwork that is conditioned on noise draws it; without, the noise is 0.
-            task: name or number of a task, for a hypernetwork that is conditioned on tasks (`add_task`).
+            task: name of a task or its row in `tasks`, for a hypernetwork that is conditioned on them (`add_task`).
             conditions: a value for each of `config.conditions`.
 
         Raises:
@@ -112,19 +113,34 @@ class Hypernetwork:
         """Weights from what `inputs` gives."""
         return Weights(_generate(self.definition, self.parameters, inputs), self.space)
 
-    def generate_many(self, graphs: Sequence[ArchGraph]) -> WeightArrays:
-        """Weight arrays with a leading axis over the graphs."""
-        return _generate_many(self.definition, self.parameters, stack_inputs([self.inputs(graph) for graph in graphs]))
+    def generate_many(
+        self,
+        graphs: Sequence[ArchGraph],
+        task: str | int | None = None,
+        conditions: Mapping[str, float] | None = None,
+    ) -> WeightArrays:
+        """Weight arrays with a leading axis over the graphs, all for one task and condition. Raises as calls do."""
+        return _generate_many(self.definition, self.parameters, self._stacked(graphs, task, conditions))
 
-    def embed(self, graphs: Sequence[ArchGraph]) -> Array:
-        """[A, D] mean node states of A graphs: features of whole architectures, for regressors.
+    def embed(
+        self,
+        graphs: Sequence[ArchGraph],
+        task: str | int | None = None,
+        conditions: Mapping[str, float] | None = None,
+    ) -> Array:
+        """[A, D] mean node states of A graphs for one task and condition: features of architectures, for regressors.
 
         Raises:
-            ValueError: a supernet, or SMASH's hypernetwork: neither has node states.
+            ValueError: a supernet, or SMASH's hypernetwork: neither has node states; otherwise as calls do.
         """
         if not self.config.delta or self.config.network != "graph":
             raise ValueError("embed: only a graph hypernetwork has node states (GHNConfig.network='graph', delta=True)")
-        return _embed(self.definition, self.parameters, stack_inputs([self.inputs(graph) for graph in graphs]))
+        return _embed(self.definition, self.parameters, self._stacked(graphs, task, conditions))
+
+    def _stacked(
+        self, graphs: Sequence[ArchGraph], task: str | int | None, conditions: Mapping[str, float] | None
+    ) -> GraphInputs:
+        return stack_inputs([self.inputs(graph, task, conditions) for graph in graphs])
 
     def inputs(
         self, graph: ArchGraph, task: str | int | None = None, conditions: Mapping[str, float] | None = None

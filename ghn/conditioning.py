@@ -9,8 +9,9 @@ Shape letters: T rows of the table of tasks, Z size of the whole condition.
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -52,22 +53,29 @@ class Conditioning(nnx.Module):
 
 
 def task_row(tasks: Sequence[str], task: str | int | None) -> int:
-    """The row of a task that is named, or numbered as it was added.
+    """The row of a task: of its name, or the row itself as any integer, which other tasks come and go without changing.
 
     Raises:
-        ValueError: no task is given, or there is none of this name or number.
+        ValueError: no task is given, or there is none of this name or in this row.
     """
-    known = [name for name in tasks if name != FREE]
+    known = {row: name for row, name in enumerate(tasks) if name != FREE}
     if not tasks:
         if task is None:
             return 0
         raise ValueError(f"task={task!r}: this hypernetwork knows no tasks; create it with GHNConfig(tasks=...)")
-    name = known[task] if isinstance(task, int) and 0 <= task < len(known) else task
-    if name not in known:
-        raise ValueError(
-            f"task={task!r}: unknown; this hypernetwork knows {', '.join(known) or 'none: add_task first'}"
-        )
-    return tasks.index(name)
+    row = next((row for row, name in known.items() if name == task), None) if isinstance(task, str) else _integer(task)
+    if row not in known:
+        rows = ", ".join(f"{name} ({row})" for row, name in known.items())
+        raise ValueError(f"task={task!r}: unknown; this hypernetwork knows {rows or 'none: add_task first'}")
+    return row
+
+
+def _integer(value: Any) -> int | None:
+    """Any kind of integer as an int; None for what is none."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
 
 
 def scaled_conditions(config: GHNConfig, conditions: Mapping[str, float]) -> NDArray[np.float32]:
@@ -89,7 +97,7 @@ def scaled_conditions(config: GHNConfig, conditions: Mapping[str, float]) -> NDA
 
 
 def with_task(hypernetwork: Hypernetwork, name: str, seed: int = 0) -> Hypernetwork:
-    """The hypernetwork with one more task, in the first free row; the table doubles where it is full.
+    """The hypernetwork with one more task, in the first free row (its number); the table doubles where it is full.
 
     The new embedding is random. Nothing else changes, so neither do the weights of other tasks.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Literal
 
 from architectures.checks import at_least, one_of
@@ -85,9 +86,9 @@ class GHNConfig:
         if len({name for name, _, _ in self.conditions}) < len(self.conditions):
             raise ValueError(f"GHNConfig.conditions={self.conditions}: give each name once")
         for name, low, high in self.conditions:
-            if not low < high:
+            if not low < high or not math.isfinite(high - low):
                 raise ValueError(
-                    f"GHNConfig.conditions: {name!r} from {low:g} to {high:g}; the lowest value comes first"
+                    f"GHNConfig.conditions: {name!r} from {low:g} to {high:g}; give finite bounds, the lowest first"
                 )
         if self.growth and (self.decoder != "chunks" or min(self.growth) < 1):
             raise ValueError(

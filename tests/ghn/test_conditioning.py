@@ -79,8 +79,36 @@ def test_adding_and_deleting_tasks_leaves_others_exactly(hypernetwork: ghn.Hyper
     again = fewer.add_task("fifth")
     assert again.config.tasks == 4
     assert again.tasks == ("fifth", "second", "third", "fourth")
-    with pytest.raises(ValueError, match=r"task='first': unknown; this hypernetwork knows second, third, fourth"):
+    with pytest.raises(
+        ValueError, match=r"task='first': unknown; this hypernetwork knows second \(1\), third \(2\), fourth \(3\)"
+    ):
         at(fewer, "first")
+
+
+def test_a_tasks_number_is_its_row_whatever_other_tasks_do(hypernetwork: ghn.Hypernetwork) -> None:
+    second = at(hypernetwork, "second")
+    fewer = hypernetwork.add_task("third").delete_task("first")
+    assert distance(at(fewer, 1), second) == 0
+    assert distance(at(fewer, np.int64(1)), second) == 0
+    again = fewer.add_task("fourth")
+    assert again.tasks.index("fourth") == 0
+    assert distance(at(again, 1), second) == 0
+    assert distance(at(again, 0), at(again, "fourth")) == 0
+    assert again.delete_task(1).tasks == ("fourth", "", "third", "")
+
+
+def test_many_graphs_for_a_task_equal_each_by_itself(hypernetwork: ghn.Hypernetwork) -> None:
+    graphs = [GRAPH, SPACE.graph(MLP((4,)))]
+    many = hypernetwork.generate_many(graphs, "second", {"angle": 10.0})
+    for index, graph in enumerate(graphs):
+        alone = hypernetwork(graph, task="second", conditions={"angle": 10.0}).arrays
+        for name, leaf in many.items():
+            np.testing.assert_allclose(leaf[index], alone[name], rtol=1e-5, atol=1e-6)
+    first, second = (np.asarray(hypernetwork.embed(graphs, task, {"angle": 10.0})) for task in (0, 1))
+    assert first.shape == (2, CONFIG.width)
+    assert np.abs(first - second).max() > 1e-3
+    with pytest.raises(ValueError, match="task=None: unknown"):
+        hypernetwork.embed(graphs)
 
 
 def test_growth_keeps_outputs_and_then_learns(hypernetwork: ghn.Hypernetwork) -> None:
@@ -132,8 +160,12 @@ def test_rnn_passes_forward_only() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda h: at(h, "other"), "task='other': unknown; this hypernetwork knows first, second"),
+        (lambda h: at(h, "other"), "task='other': unknown; this hypernetwork knows first \\(0\\), second \\(1\\)"),
         (lambda h: at(h, 2), "task=2: unknown"),
+        (lambda h: at(h, -1), "task=-1: unknown"),
+        (lambda h: at(h, True), "task=True: unknown"),
+        (lambda h: at(h, 1.0), r"task=1\.0: unknown"),
+        (lambda h: at(h.delete_task(0), 0), r"task=0: unknown; this hypernetwork knows second \(1\)"),
         (lambda h: at(h, None), "task=None: unknown"),
         (lambda h: at(h, 0, 91.0), r"angle=91 is outside its bounds \[-90, 90\]"),
         (lambda h: h(GRAPH, task=0), "angle missing or unknown"),
@@ -146,6 +178,8 @@ def test_rnn_passes_forward_only() -> None:
         (lambda h: ghn.Hypernetwork.create(SPACE, GHNConfig(width=8, hidden=8)).grow(4), "only decoder='chunks' grows"),
         (lambda h: GHNConfig(tasks=2, delta=False), r"GHNConfig.tasks=2.*delta=True"),
         (lambda h: GHNConfig(conditions=(("a", 1, 0),)), "'a' from 1 to 0"),
+        (lambda h: GHNConfig(conditions=(("a", 0, float("inf")),)), "'a' from 0 to inf; give finite bounds"),
+        (lambda h: GHNConfig(conditions=(("a", float("-inf"), 0),)), "'a' from -inf to 0; give finite bounds"),
     ],
 )
 def test_bad_input_is_named(hypernetwork: ghn.Hypernetwork, call: object, message: str) -> None:
