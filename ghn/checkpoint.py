@@ -26,6 +26,7 @@ from ghn.api import Hypernetwork, Parameters, Preprocessing, abstract_network
 from ghn.config import GHNConfig
 
 FORMAT = 2  # 1: bases were in units of the initialiser's scale
+DTYPES = ("float16", "float32", "float64")  # that files hold parameters in
 CHECKPOINTS = "checkpoints"  # folder of a run that holds one Orbax directory a step
 
 
@@ -88,7 +89,13 @@ def packaged_names() -> list[str]:
 
 def save_file(hypernetwork: Hypernetwork, path: str | Path, dtype: str = "float32") -> None:
     """Writes one safetensors file with its description, and its folder where there is none yet; the file appears
-    complete or not at all."""
+    complete or not at all.
+
+    Raises:
+        ValueError: a `dtype` other than float16, float32 or float64, in which numbers would be lost.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype!r}: parameters are floating-point numbers; use one of {', '.join(DTYPES)}")
     path = Path(path)
     tensors = {
         name: np.asarray(leaf.get_value()).astype(dtype) for name, leaf in _flat(hypernetwork.parameters).items()

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from architectures.checks import at_least, one_of
+
+# What each switch can be with network="open", which has decoders, bases and noise of its own.
+OPEN: Mapping[str, tuple[Any, ...]] = {
+    "encoding": ("mip", "raw"),
+    "layer_norm": (False,),
+    "decoder": ("tile",),
+    "scaling": ("initialiser",),
+    "residual": (True,),
+    "noise": (0,),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,11 +72,15 @@ class GHNConfig:
         at_least(self, noise=0, tasks=0)
         if self.noise and self.encoding == "ghn2":
             raise ValueError(f"GHNConfig.noise={self.noise}: encoding='ghn2' takes no noise; use noise=0")
+        if self.noise and not self.delta:
+            raise ValueError(f"GHNConfig.noise={self.noise}: with delta=False weights depend on no noise; use noise=0")
         self._check_conditioning()
         if self.scaling == "ghn2" and (self.residual or not self.delta):
             raise ValueError("GHNConfig.scaling='ghn2': squashes what is decoded and knows no base; use residual=False")
         if not self.delta and not self.residual:
             raise ValueError("GHNConfig: delta=False with residual=False leaves nothing; switch one of them on")
+        if self.network == "open":
+            self._check_open()
         if not self.delta_scale > 0:
             raise ValueError(f"GHNConfig.delta_scale={self.delta_scale}: must be positive; delta=False freezes it at 0")
 
@@ -73,6 +88,15 @@ class GHNConfig:
     def centred(self) -> bool:
         """Whether states are centred: without messages a node's weights depend on nothing but the node."""
         return self.centre and self.propagation != "none"
+
+    def _check_open(self) -> None:
+        """Raises ValueError for switches of parts that an open network has in one form only."""
+        for name, only in OPEN.items():
+            if getattr(self, name) not in only:
+                raise ValueError(
+                    f"GHNConfig.{name}={getattr(self, name)!r}: network='open' has no such part; use "
+                    f"{name}={' or '.join(map(repr, only))}, or network='graph'"
+                )
 
     def _check_conditioning(self) -> None:
         """Raises ValueError for tasks, conditions or growth that the other fields do not admit."""

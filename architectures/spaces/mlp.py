@@ -63,7 +63,8 @@ class MLPSpace(SearchSpace[MLP]):
     def __post_init__(self) -> None:
         for field in ("widths", "depths", "input_shape"):
             values = getattr(self, field)
-            if not isinstance(values, tuple) or not values or min(values) < 1:
+            integers = isinstance(values, tuple) and all(type(value) is int for value in values)
+            if not integers or not values or min(values) < 1:
                 raise ValueError(f"MLPSpace.{field}={values!r}: must be a tuple of positive ints")
         for field in ("widths", "depths"):
             if list(getattr(self, field)) != sorted(set(getattr(self, field))):

@@ -91,6 +91,13 @@ def test_a_file_of_half_precision_comes_back_close(hypernetwork: Hypernetwork, t
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", ["int8", "complex64", "half precision"])
+def test_types_that_lose_numbers_are_refused(hypernetwork: Hypernetwork, tmp_path: Path, dtype: str) -> None:
+    with pytest.raises(ValueError, match=f"dtype='{dtype}': .* use one of float16, float32, float64"):
+        save_file(hypernetwork, tmp_path / "new" / "saved.safetensors", dtype=dtype)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_run_comes_back_equal(hypernetwork: Hypernetwork, saved_run: Path, training: Any) -> None:
     assert steps_of(saved_run) == [4, 12]
     assert_equal(load(saved_run), hypernetwork)

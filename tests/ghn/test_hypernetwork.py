@@ -269,6 +269,13 @@ def test_config_without_base_and_delta_is_refused() -> None:
         ({"propagation": "transformer", "heads": 5}, r"heads=5: must divide width=32"),
         ({"encoding": "ghn2", "width": 30}, r"width=30: .*multiple of 4"),
         ({"scaling": "ghn2"}, r"scaling='ghn2': .*residual=False"),
+        ({"noise": 2, "delta": False}, r"noise=2: with delta=False .*noise=0"),
+        ({"network": "open", "encoding": "ghn2"}, r"encoding='ghn2': network='open' .*encoding='mip' or 'raw'"),
+        ({"network": "open", "noise": 2}, r"noise=2: network='open' .*noise=0"),
+        ({"network": "open", "decoder": "chunks"}, r"decoder='chunks': network='open' .*decoder='tile'"),
+        ({"network": "open", "residual": False}, r"residual=False: network='open' .*residual=True"),
+        ({"network": "open", "residual": False, "scaling": "ghn2"}, r"scaling='ghn2': network='open'"),
+        ({"network": "open", "layer_norm": True}, r"layer_norm=True: network='open' .*layer_norm=False"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

@@ -147,16 +147,17 @@ class HypernetworkLearner(Learner):
         """Compiles nothing yet.
 
         Args:
-            hypernetwork: with room for the tasks.
+            hypernetwork: with room for the tasks; those that it knows already have the names given here, in their rows.
             architectures: the target, then others that are trained and protected beside it.
             heads: of all of them.
             regulariser: of earlier tasks.
             optimizer: of the hypernetwork; Adam at 1e-3 by default.
-            names: of the tasks; "0", "1", ... by default.
+            names: of the tasks, one for each; "0", "1", ... by default.
             seed: of the draws of architectures and earlier tasks.
 
         Raises:
-            ValueError: a head that does not fit, too little room for the tasks, an unknown leaf group.
+            ValueError: a head that does not fit, no architecture, too little room for the tasks, names that are not one
+                for each task, a hypernetwork that knows other tasks, an unknown leaf group.
         """
         heads.check(hypernetwork.space)
         if hypernetwork.config.tasks < heads.tasks:
@@ -164,9 +165,11 @@ class HypernetworkLearner(Learner):
                 f"GHNConfig.tasks={hypernetwork.config.tasks}: the stream has {heads.tasks} tasks; "
                 f"use GHNConfig(tasks={heads.tasks})"
             )
+        if not architectures:
+            raise ValueError("architectures: there is none; give at least the target")
+        self.names = _task_names(hypernetwork, heads, names)
         self.heads, self.hypernetwork, self.architectures = heads, hypernetwork, tuple(architectures)
         self.space, self.encoding = hypernetwork.space, hypernetwork.space.encode(self.architectures[0])
-        self.names = tuple(names) or tuple(str(task) for task in range(heads.tasks))
         self.pool = make_pool(hypernetwork, self.architectures, regulariser.leaves)
         self.optimizer = optimizer or flatten_small(optax.adam(1e-3))
         self.regulariser = Regulariser(
@@ -308,6 +311,20 @@ class HypernetworkLearner(Learner):
         earlier, earlier_inputs = (jax.tree.map(lambda leaf: leaf[1:], tree) for tree in (weights, inputs))
         penalty = parts.penalty(earlier, parts.targets(snapshot, stored, earlier_inputs, drawn), pool, drawn)
         return loss + penalty, {**metrics, "penalty": penalty}
+
+
+def _task_names(hypernetwork: Hypernetwork, heads: Heads, names: Sequence[str]) -> tuple[str, ...]:
+    """The names by row; ValueError where they are not one for each task, or not those that the hypernetwork knows."""
+    chosen = tuple(names) or tuple(str(task) for task in range(heads.tasks))
+    if len(chosen) != heads.tasks or len(set(chosen)) != heads.tasks or FREE in chosen:
+        raise ValueError(f"names={chosen}: give {heads.tasks} that differ, one for each task, none of them empty")
+    for row, known in enumerate(hypernetwork.tasks):
+        if known != FREE and known not in chosen[row : row + 1]:
+            raise ValueError(
+                f"hypernetwork: knows task {known!r} in row {row}, where the learner has "
+                f"{chosen[row] if row < len(chosen) else 'none'!r}; give names that keep it, or delete_task it first"
+            )
+    return chosen
 
 
 def _only(table: nnx.Param[Array], row: Array) -> nnx.Param[Array]:

@@ -41,13 +41,16 @@ def summarise(matrix_TT: Matrix, scratch_T: Matrix | None = None) -> Summary:
         scratch_T: accuracy on each task of a network that was trained on it alone, from its own start.
 
     Raises:
-        ValueError: a matrix that is not square, or not filled on and below its diagonal.
+        ValueError: a matrix that is not square, or not filled on and below its diagonal; accuracies from scratch that
+            are not one for each task.
     """
     tasks = len(matrix_TT)
     if matrix_TT.shape != (tasks, tasks) or not tasks:
         raise ValueError(f"matrix: shape {matrix_TT.shape}, expected [T, T]")
     if not np.isfinite(matrix_TT[np.tril_indices(tasks)]).all():
         raise ValueError("matrix: accuracies are missing below its diagonal; the stream is not finished")
+    if scratch_T is not None and np.shape(scratch_T) != (tasks,):
+        raise ValueError(f"scratch: shape {np.shape(scratch_T)}, expected one accuracy for each of {tasks} tasks")
     last, own = matrix_TT[-1], np.diag(matrix_TT)
     best = np.nanmax(matrix_TT, 0)
     earlier = slice(0, tasks - 1)
@@ -56,5 +59,5 @@ def summarise(matrix_TT: Matrix, scratch_T: Matrix | None = None) -> Summary:
         during=float(own.mean()),
         forgetting=float((best - last)[earlier].mean()) if tasks > 1 else 0.0,
         backward=float((last - own)[earlier].mean()) if tasks > 1 else 0.0,
-        forward=None if scratch_T is None or tasks < 2 else float((own - scratch_T)[1:].mean()),
+        forward=None if scratch_T is None or tasks < 2 else float((own - np.asarray(scratch_T))[1:].mean()),
     )

@@ -89,7 +89,19 @@ def test_bad_texts_name_what_is_wrong(text: str, message: str) -> None:
         SPACE.from_string(text)
 
 
-@pytest.mark.parametrize("field", [{"widths": (7, 3)}, {"depths": ()}, {"classes": 0}, {"input_shape": (3, 2)}])
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"widths": (7, 3)},
+        {"widths": (4.5, 5)},
+        {"widths": (True, 5)},
+        {"depths": ()},
+        {"depths": (1.0, 2)},
+        {"classes": 0},
+        {"input_shape": (3, 2)},
+        {"input_shape": (3, 2.0, 1)},
+    ],
+)
 def test_bad_fields_are_named(field: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=f"MLPSpace.{next(iter(field))}"):
         MLPSpace(**field)  # type: ignore[arg-type]

@@ -48,3 +48,6 @@ def test_summary_of_a_matrix_by_hand() -> None:
     np.testing.assert_allclose(found, expected, atol=1e-9)
     with pytest.raises(ValueError, match="not finished"):
         summarise(np.full((2, 2), nan))
+    for wrong in (np.array([0.9]), np.array([0.9, 0.8]), np.full((3, 1), 0.9), np.array(0.9)):
+        with pytest.raises(ValueError, match=r"scratch: shape .*each of 3 tasks"):
+            summarise(matrix, wrong)

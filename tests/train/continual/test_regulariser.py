@@ -122,3 +122,23 @@ def test_only_the_current_embedding_is_trained(hypernetwork: Hypernetwork) -> No
     before = nnx.to_pure_dict(hypernetwork.parameters)["conditioning"]["tasks"]
     changed = np.abs(np.asarray(table) - np.asarray(before)).max(1) > 0
     assert changed.tolist() == [False, False, True, False]
+
+
+@pytest.mark.parametrize(
+    "names", [("a", "b", "b", "c"), ("a", "b", "c"), ("a", "b", "c", ""), ("a", "b", "c", "d", "e")]
+)
+def test_names_are_one_for_each_task(hypernetwork: Hypernetwork, names: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match=r"names=.*: give 4 that differ, one for each task"):
+        HypernetworkLearner(hypernetwork, POOL, HEADS, names=names)
+
+
+def test_a_learner_has_an_architecture_and_renames_no_task(hypernetwork: Hypernetwork) -> None:
+    with pytest.raises(ValueError, match="architectures: there is none"):
+        HypernetworkLearner(hypernetwork, [], HEADS)
+    named = hypernetwork.add_task("first")
+    with pytest.raises(ValueError, match=r"knows task 'first' in row 0, where the learner has '0'; give names"):
+        HypernetworkLearner(named, POOL, HEADS)
+    learner = HypernetworkLearner(named, POOL, HEADS, names=("first", "b", "c", "d"))
+    trained = learner.trained(learner.init(), 2)
+    assert trained.tasks == ("first", "b", "", "")
+    HypernetworkLearner(trained, POOL, HEADS, names=("first", "b", "c", "d"))
