@@ -94,8 +94,8 @@ class GHNConfig:
         for name, only in OPEN.items():
             if getattr(self, name) not in only:
                 raise ValueError(
-                    f"GHNConfig.{name}={getattr(self, name)!r}: network='open' has no such part; use "
-                    f"{name}={' or '.join(map(repr, only))}, or network='graph'"
+                    f"GHNConfig.{name}={getattr(self, name)!r}: an open hypernetwork has "
+                    f"{' or '.join(map(repr, only))} only; use that, or network='graph'"
                 )
 
     def _check_conditioning(self) -> None:
