@@ -164,12 +164,7 @@ def evaluate_weights(
 
 def _check(space: SearchSpace[Any], images: Array, labels: Array) -> None:
     """ValueError for images or labels that the space's networks would take for something else."""
-    if tuple(images.shape[1:]) != space.input_shape or not jnp.issubdtype(images.dtype, jnp.floating):
-        sizes = ", ".join(map(str, space.input_shape))
-        raise ValueError(
-            f"images: {images.dtype} of shape {images.shape}, this space takes normalised float32 [B, {sizes}]; "
-            "use hypernetwork.preprocessing.normalise for uint8 pixels"
-        )
+    space.check_images(images)
     integer = jnp.issubdtype(labels.dtype, jnp.integer) and labels.shape == images.shape[:1]
     soft = jnp.issubdtype(labels.dtype, jnp.floating) and labels.shape == (len(images), space.classes)
     if not (integer or soft):

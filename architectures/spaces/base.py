@@ -159,6 +159,12 @@ class SearchSpace(abc.ABC, Generic[Architecture]):
     def _check_call(self, weights: Weights, architecture: Architecture, images: Array) -> None:
         """ValueError for text, images of another shape or of pixels, weights of another space."""
         _check_no_text(architecture)
+        self.check_images(images)
+        if weights.space != self:
+            raise ValueError(f"weights: made for {weights.space}, not for {self}")
+
+    def check_images(self, images: Array) -> None:
+        """ValueError for images of another shape, or of pixels."""
         if tuple(images.shape[1:]) != self.input_shape:
             sizes = ", ".join(map(str, self.input_shape))
             raise ValueError(f"images: shape {images.shape}, this space takes [B, {sizes}]")
@@ -167,8 +173,6 @@ class SearchSpace(abc.ABC, Generic[Architecture]):
                 f"images: {images.dtype}, this space takes normalised float32; "
                 "use hypernetwork.preprocessing.normalise for uint8 pixels"
             )
-        if weights.space != self:
-            raise ValueError(f"weights: made for {weights.space}, not for {self}")
 
     def cost(self, architecture: Architecture) -> Cost:
         """Parameters and multiply-accumulates."""
