@@ -12,13 +12,14 @@ are those of ranking.py, parts (a) and (b).
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import tyro
-from common import console, finish
+from common import console, context, finish
 from ranking import Options as RankingOptions
 from ranking import cifar10_config, embedded_config
 
@@ -39,6 +40,7 @@ KINDS = {
     "supernet (delta = 0)": GHNConfig(delta=False),
     "plain supernet": GHNConfig(delta=False, normalise=False),
 }
+PARTS = ("embedded", "nasbench201")
 STEP = 10**0.5  # between rates
 SHOWN = ("spearman", "kendall", "kendall_top_half", "kendall_top10", "choose_1_of_100")
 
@@ -53,6 +55,7 @@ class Options:
     steps: int = 6000  # of each training
     images: int = 500  # training images on which a candidate is scored
     classes: int | None = None  # take only so many of each ground truth
+    only: Literal["embedded", "nasbench201"] | None = None  # just that part
     runs: Path = Path("runs/benchmark-supernets")  # where runs are kept and found again
     seed: int = 0  # of each training
     quick: bool = False  # one rate, 25 classes, 40 steps, 200 resamples
@@ -129,9 +132,9 @@ def at_rates(part: Part, kind: str, rates: Sequence[float], wider: int = 2) -> d
     return dict(sorted(own.items()))
 
 
-def judge(part: Part, options: Options) -> tuple[dict[str, Any], list[list[str]]]:
-    """Results and rows of one part."""
-    accuracy, results, rows = part.truth.accuracy, dict[str, Any](), list[list[str]]()
+def judge(part: Part, options: Options) -> dict[str, Any]:
+    """Results of one part, by kind."""
+    accuracy, results = part.truth.accuracy, dict[str, Any]()
     console.print(f"{part.name}: {len(accuracy)} classes")
     everything = {kind: at_rates(part, kind, options.rates) for kind in KINDS}
     chosen = {kind: best_rate(own) for kind, own in everything.items()}
@@ -143,30 +146,47 @@ def judge(part: Part, options: Options) -> tuple[dict[str, Any], list[list[str]]
             results[kind]["rates"][f"{rate:g}"] = {"loss": trained.loss} | {
                 key: value.as_list() for key, value in values.items()
             }
-            behind = ""
-            if rate == chosen[kind] and kind != OURS:
-                gap: Interval = over_draws("kendall", trained.judged, accuracy, ours, options.resamples)
-                results[kind]["kendall_minus_hypernetwork"], behind = gap.as_list(), str(gap)
-            name = f"{kind}, rate {rate:g}" + (" (chosen)" if rate == chosen[kind] else "")
-            rows.append([part.name, name, f"{trained.loss:.3f}", *(cell(key, values[key]) for key in SHOWN), behind])
-    return results, rows
+        if kind != OURS:
+            gap = over_draws("kendall", own[chosen[kind]].judged, accuracy, ours, options.resamples)
+            results[kind]["kendall_minus_hypernetwork"] = gap.as_list()
+    return results
+
+
+def rows(name: str, results: Mapping[str, Any]) -> list[list[str]]:
+    """The table of one part."""
+    body = []
+    for kind, own in results.items():
+        for rate, values in own["rates"].items():
+            best = float(rate) == own["rate"]
+            gap = own.get("kendall_minus_hypernetwork") if best else None
+            shown = [cell(key, Interval(*values[key])) for key in SHOWN]
+            label = f"{kind}, rate {rate}" + (" (chosen)" if best and len(own["rates"]) > 1 else "")
+            body.append([name, label, f"{values['loss']:.3f}", *shown, str(Interval(*gap)) if gap else ""])
+    return body
 
 
 def main(options: Options) -> None:
-    """Both parts, the second where its data are at hand."""
+    """The parts that are asked for and whose data are at hand; the results of others stay."""
     if options.quick:
         options = dataclasses.replace(options, rates=(3e-3,), classes=25, steps=40, runs=options.runs / "quick")
     shared = RankingOptions(options.cifar10, options.table, steps=options.steps)
     parts = {"embedded": embedded_config(shared)}
     if options.cifar10 is not None and options.table is not None:
         parts["nasbench201"] = cifar10_config(shared)
-    results: dict[str, Any] = {}
-    body: list[list[str]] = []
+    file = options.out / "supernets.json"
+    results: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
     for name, config in parts.items():
-        results[name], rows = judge(Part(name, config, options), options)
-        body += rows
+        if options.only not in (None, name):
+            continue
+        part = Part(name, config, options)
+        results[name] = judge(part, options)
+        results.setdefault("notes", {})[name] = (
+            f"{name}: {len(part.truth.accuracy)} classes, {options.steps} steps each; score: minus the loss on "
+            f"{options.images} training images. Commit {context(options.seed)['commit']}."
+        )
     header = ["data", "evaluator", "training loss", *(name.replace("_", " ") for name in SHOWN), "Kendall minus ours"]
-    notes = [f"{options.steps} steps each; score: minus the loss on {options.images} training images."]
+    body = [row for name in PARTS if name in results for row in rows(name, results[name])]
+    notes = [note for name, note in results["notes"].items() if name in results]
     finish("supernets", results, header, body, notes, options.seed, options.out)
 
 
