@@ -1,7 +1,7 @@
 """Two stages: screen everything by a label-free score, then train a shortlist briefly and honestly.
 
-A budget is a number of training steps over all architectures. It buys many short trainings or few long ones: which, is
-chosen on one half of the classes and reported on the other.
+A budget is a number of training steps over all architectures. It buys many short trainings or few long ones, at once or
+in rounds: which, is chosen on one half of the classes and reported on the other.
 
 Shape letters: A architectures.
 """
@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from scipy import stats
@@ -29,38 +29,54 @@ Start = Literal["generated", "initialiser"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """How a budget is spent.
+class Round:
+    """Short trainings of a shortlist.
 
     Attributes:
-        start: where the short training starts from.
-        steps: of training for each architecture of the shortlist.
-        shortlist: how many are trained.
-        weight: of the first score beside the second within the shortlist, both as ranks: 0 to 1.
+        starts: where trainings start from; each architecture of the shortlist is trained once from each.
+        steps: of each training.
+        share: of all architectures that are trained: the best by the scores so far.
+        weight: of these scores beside the new ones within the shortlist, both as ranks: 0 to 1.
     """
 
-    start: Start
+    starts: tuple[Start, ...]
     steps: int
-    shortlist: int
+    share: float
     weight: float = 0.0
+
+    @property
+    def cost(self) -> float:
+        """Training steps an architecture, those that are not trained counted too."""
+        return len(self.starts) * self.steps * self.share
+
+    def shortlist(self, count: int) -> int:
+        """How many of `count` architectures are trained."""
+        return int(self.share * count + 1e-9)
+
+
+Plan: TypeAlias = tuple[Round, ...]  # one after the other
+Second: TypeAlias = Callable[[list[int], Start, int], Vector]  # rows, start, steps -> scores after training
 
 
 def plans(
-    count: int, budget: float, steps: Sequence[int], starts: Sequence[Start], weights: Sequence[float] = (0.0, 0.3)
+    count: int,
+    budget: float,
+    steps: Sequence[int],
+    starts: Sequence[tuple[Start, ...]],
+    weights: Sequence[float] = (0.0, 0.3),
 ) -> list[Plan]:
-    """Every way to spend `budget` training steps an architecture on `count` of them; at least 3 are trained.
+    """Every way to spend `budget` training steps an architecture on `count` of them in one round, 3 trained or more.
 
     Raises:
         ValueError: a budget that buys no shortlist of 3 at any number of steps.
     """
-    affordable = {own: min(count, int(budget * count / own)) for own in steps}
-    found = [
-        Plan(start, own, shortlist, weight)
-        for start in starts
-        for own, shortlist in affordable.items()
-        if shortlist >= 3
+    rounds = [
+        Round(own, each, min(1.0, budget / (len(own) * each)), weight)
+        for own in starts
+        for each in steps
         for weight in weights
     ]
+    found: list[Plan] = [(own,) for own in rounds if own.shortlist(count) >= 3]
     if not found:
         raise ValueError(f"budget={budget:g} steps an architecture: buys no three trainings of {min(steps)} steps")
     return found
@@ -86,24 +102,32 @@ def two_stage_scores(first: Vector, second: Mapping[int, float], weight: float =
     return scores
 
 
-def choose(
-    candidates: Sequence[Plan], first: Vector, truth: Vector, looks: Mapping[tuple[Start, int], Mapping[int, float]]
-) -> Plan:
+def planned_scores(first: Vector, plan: Plan, second: Second) -> Vector:
+    """Scores [A] after all rounds of a plan; starts of one round count alike.
+
+    Args:
+        first: [A] label-free scores.
+        plan: how the budget is spent.
+        second: trains.
+    """
+    scores = first
+    for own in plan:
+        rows = shortlisted(scores, own.shortlist(len(first)))
+        views = [second(rows, start, own.steps) for start in own.starts]
+        scores = two_stage_scores(scores, dict(zip(rows, rank_sum(*views).tolist(), strict=True)), own.weight)
+    return scores
+
+
+def choose(candidates: Sequence[Plan], first: Vector, truth: Vector, second: Second) -> Plan:
     """The plan with the highest Kendall in the true top half: the top tenth of half of a table is too few to choose by.
 
     Args:
         candidates: plans.
         first: [A] label-free scores of the development half.
         truth: [A] its accuracies.
-        looks: (start, steps) -> row -> score after training.
+        second: trains.
     """
-
-    def value(plan: Plan) -> float:
-        own = looks[plan.start, plan.steps]
-        second = {row: own[row] for row in shortlisted(first, plan.shortlist)}
-        return kendall_top_half(two_stage_scores(first, second, plan.weight), truth)
-
-    return max(candidates, key=value)
+    return max(candidates, key=lambda plan: kendall_top_half(planned_scores(first, plan, second), truth))
 
 
 class Looker:

@@ -7,7 +7,17 @@ import pytest
 
 from architectures.spaces import NASBench201
 from eval.metrics import kendall, kendall_top_half
-from eval.two_stage import Looker, Plan, choose, plans, second_scores, shortlisted, two_stage_scores
+from eval.two_stage import (
+    Looker,
+    Round,
+    Start,
+    choose,
+    planned_scores,
+    plans,
+    second_scores,
+    shortlisted,
+    two_stage_scores,
+)
 from ghn import GHNConfig, Hypernetwork
 from train.data import Dataset, Splits
 from train.finetune import FinetuneConfig, Glance
@@ -16,13 +26,15 @@ SPACE = NASBench201(channels=2, cells=1, input_shape=(4, 4, 1), classes=3, stage
 
 
 def test_plans_spend_the_budget_and_no_more() -> None:
-    found = plans(100, 124, (62, 124, 620, 10_000), ("generated", "initialiser"), weights=(0.0,))
-    assert [(plan.start, plan.steps, plan.shortlist) for plan in found] == [
-        (start, *rest) for start in ("generated", "initialiser") for rest in ((62, 100), (124, 100), (620, 20))
+    both: tuple[Start, ...] = ("generated", "initialiser")
+    found = plans(100, 124, (62, 124, 620, 10_000), (both[:1], both), weights=(0.0,))
+    assert [(len(own.starts), own.steps, own.shortlist(100)) for (own,) in found] == [
+        *((1, 62, 100), (1, 124, 100), (1, 620, 20)),
+        *((2, 62, 100), (2, 124, 50), (2, 620, 10)),
     ]
-    assert all(plan.steps * plan.shortlist <= 124 * 100 for plan in found)
+    assert all(own.cost <= 124 for (own,) in found)
     with pytest.raises(ValueError, match="budget=5 steps an architecture: buys no three trainings of 620 steps"):
-        plans(100, 5, (620, 10_000), ("generated",))
+        plans(100, 5, (620, 10_000), (both[:1],))
 
 
 def test_the_shortlist_comes_first_in_the_order_of_its_second_score() -> None:
@@ -38,13 +50,30 @@ def test_the_plan_that_ranks_the_top_half_best_is_chosen() -> None:
     rng = np.random.default_rng(0)
     truth = rng.normal(size=60)
     first = truth + rng.normal(size=60)
-    good, bad = dict(enumerate(truth)), dict(enumerate(rng.normal(size=60)))
-    looks = {("generated", 10): bad, ("initialiser", 10): good, ("generated", 20): good, ("initialiser", 20): bad}
-    candidates = [Plan(start, steps, 600 // steps) for start, steps in looks]
-    chosen = choose(candidates, first, truth, looks)
-    assert (chosen.start, chosen.steps, chosen.shortlist) == ("initialiser", 10, 60)
-    second = {row: good[row] for row in shortlisted(first, 60)}
-    assert kendall_top_half(two_stage_scores(first, second), truth) == pytest.approx(1)
+    bad = rng.normal(size=60)
+
+    def second(rows: list[int], start: str, steps: int) -> np.ndarray:
+        return np.asarray((truth if (start, steps) in {("initialiser", 10), ("generated", 20)} else bad)[rows])
+
+    candidates = plans(60, 10, (10, 20), (("generated",), ("initialiser",)), weights=(0.0,))
+    (chosen,) = choose(candidates, first, truth, second)
+    assert chosen == Round(("initialiser",), 10, 1.0)
+    assert kendall_top_half(planned_scores(first, (chosen,), second), truth) == pytest.approx(1)
+
+
+def test_rounds_halve_what_is_left_by_the_scores_so_far() -> None:
+    first, asked = np.arange(8.0), []
+
+    def second(rows: list[int], start: str, steps: int) -> np.ndarray:
+        asked.append((sorted(rows), start, steps))
+        return -np.array(rows, np.float64)  # turns the order round
+
+    plan = (Round(("generated",), 1, 1.0), Round(("generated", "initialiser"), 2, 0.5))
+    assert sum(own.cost for own in plan) == 3
+    scores = planned_scores(first, plan, second)
+    half = [0, 1, 2, 3]
+    assert asked == [(list(range(8)), "generated", 1), (half, "generated", 2), (half, "initialiser", 2)]
+    assert np.argsort(-scores).tolist() == list(range(8))
 
 
 def test_second_scores_join_three_views_and_put_failures_last() -> None:
