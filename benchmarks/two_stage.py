@@ -9,7 +9,7 @@
     python benchmarks/two_stage.py [--cifar10 DIR --table nasbench201.csv.gz --cifar10-hypernetwork RUN]
 
 Without the three options (b) is left out; RUN is what ranking.py or supernets.py trained on CIFAR-10. Short trainings
-are kept in --runs, proxies in --proxies, and found again.
+are kept in --runs and found again.
 """
 
 from __future__ import annotations
@@ -21,11 +21,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import tyro
-from common import console, finish, progress, proxy_columns
+from common import console, finish, progress
 from scipy import stats
 
 import ghn
-from eval.combination import LABEL_FREE, gather
 from eval.ground_truth import GroundTruth, read_ground_truth
 from eval.metrics import (
     Interval,
@@ -44,7 +43,7 @@ from eval.rank import load_matching
 from eval.ranking import PRIMARY, Vector, free_methods, generated_methods, timed_scores
 from eval.scoring import ScoreConfig, Scorer
 from eval.two_stage import Looker, Plan, Round, Start, choose, planned_scores, plans, second_scores
-from train.data import DataConfig, load
+from train.data import DataConfig, Splits, load
 from train.finetune import FinetuneConfig
 from train.target import Protocol
 
@@ -74,7 +73,6 @@ class Options:
     images: int = 500  # images of each split that the screening score uses
     classes: int | None = None  # take only so many of each half
     runs: Path = Path("runs/benchmark-two-stage")  # where short trainings are kept
-    proxies: Path = Path("runs/benchmark-proxies/reduced.csv")  # table of proxies, for (b)
     quick: bool = False  # 15 classes a half, 2 and 4 steps, 200 resamples
     out: Path = Path("benchmarks/results")  # results
 
@@ -254,14 +252,10 @@ def embedded(options: Options) -> dict[str, Any]:
     scorer = Scorer(hypernetwork, splits.train, splits.score, ScoreConfig(options.images))
 
     def screened(own: GroundTruth) -> Half:
-        methods = generated_methods(*timed_scores(scorer, own.architectures))
-        methods |= free_methods(space, own.architectures, splits.train.images)
-        first = rank_sum(*(methods[name].scores for name in (PRIMARY, "parameters", "NWOT")))
-
         def second(rows: list[int], start: Start, steps: int) -> Vector:
             return second_scores([looker(own.architectures[row], start, steps) for row in rows])
 
-        return Half(own, first, second)
+        return Half(own, label_free(space, scorer, own, splits), second)
 
     whole, halves = halved(truth, space, options)
     judged = judge((screened(halves[0]), screened(halves[1])), spent_in(budget, options, len(halves[0].classes)), whole)
@@ -281,13 +275,10 @@ def nasbench201(options: Options) -> dict[str, Any]:
     scorer = Scorer(hypernetwork, splits.train, splits.score, ScoreConfig(options.images))
 
     def screened(own: GroundTruth) -> Half:
-        proxies = proxy_columns(options.proxies, space, splits, own.architectures)
-        first = gather([hypernetwork], [scorer], own.architectures, proxies).combined(LABEL_FREE)
-
         def second(rows: list[int], start: Start, steps: int) -> Vector:
             return np.array([after[space.canonical(own.architectures[row])] for row in rows])
 
-        return Half(own, first, second)
+        return Half(own, label_free(space, scorer, own, splits), second)
 
     whole, halves = halved(truth, space, options)
     budget, weights = options.share * LONG, (0.0, 0.1, 0.2, 0.3, 0.5)
@@ -299,6 +290,13 @@ def nasbench201(options: Options) -> dict[str, Any]:
     }
     judged = judge((screened(halves[0]), screened(halves[1])), attempts, whole)
     return {"budget": budget, "training_all": LONG, "unit": "epochs"} | judged.results(options.resamples)
+
+
+def label_free(space: Any, scorer: Scorer, truth: GroundTruth, splits: Splits) -> Vector:
+    """[A] the screening score: generated weights, parameter count and NWOT, as ranks."""
+    methods = generated_methods(*timed_scores(scorer, truth.architectures))
+    methods |= free_methods(space, truth.architectures, splits.train.images)
+    return rank_sum(*(methods[name].scores for name in (PRIMARY, "parameters", "NWOT")))
 
 
 def halved(truth: GroundTruth, space: Any, options: Options) -> tuple[GroundTruth, tuple[GroundTruth, GroundTruth]]:

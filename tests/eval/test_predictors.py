@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from architectures.spaces import NASBench201
+from eval.metrics import kendall
 from eval.predictors import CurvePredictor, curve_features, early_stopping, one_hot, predict, regressor
 
 SPACE = NASBench201(channels=2, stages=1, input_shape=(6, 6, 1))
@@ -97,3 +98,14 @@ def test_curves_that_do_not_fit_are_refused() -> None:
         predictor(known, np.zeros((10, 1)))
     with pytest.raises(ValueError, match="confidence=2"):
         early_stopping(predictor, known, final, confidence=2)
+
+
+def test_a_gaussian_process_ranks_what_lies_beyond_its_labels() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(200, 6))
+    truth = features @ [2.0, -1.0, 0.5, 0.0, 1.0, 0.3] + 0.1 * rng.normal(size=200)
+    order = np.argsort(truth)
+    known, beyond = order[:15], order[100:]
+    predicted = predict("gp", features[known], truth[known], features[beyond])
+    assert predicted.min() > truth[known].max()  # where a Matern alone falls back to the mean
+    assert kendall(predicted, truth[beyond]) > 0.8

@@ -32,7 +32,7 @@ REFIT = 1.2  # scales of the process are fitted anew when there are so many time
 class GuidedConfig:
     """How labels are spent."""
 
-    initial: int = 5  # drawn from the best by the prior, before anything is fitted
+    initial: int = 3  # drawn from the best by the prior, before anything is fitted
     best: int = 20  # how many of the pool count as the best by the prior then
     reach: int = 10  # later: so many times the number of labels
 
