@@ -25,7 +25,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tyro
@@ -74,6 +74,7 @@ class Options:
     cifar10: Path | None = None  # folder of CIFAR-10 binaries: hypernetworks for (a) are trained on it
     table: Path | None = None  # accuracies for (a); None: the table in the package
     column: str = "cifar10_test_200ep"  # its accuracy column
+    half: Literal["whole", "development", "reported"] = "whole"  # of its classes; guided's settings are from the second
     checkpoint: str = "demo"  # scores for (a) without --cifar10, and (b)
     runs: Path = Path("runs/benchmark-ranking")  # where hypernetworks are trained, scores kept and searches run
     hypernetworks: int = 3  # of different seeds, for (a) with --cifar10
@@ -204,6 +205,8 @@ def regret_part(options: Options) -> tuple[dict[str, Floats], int, str]:
     space = sources[0][0].space
     source, column = ("embedded", "test_accuracy") if options.table is None else (options.table, options.column)
     truth = read_ground_truth(source, space, column)
+    if options.half != "whole":
+        truth = truth.select(lambda a: space.held_out(a, 0.5, seed=1) == (options.half == "development"))
     problem = Problem(space, table=Tabulated(truth, space))
     scores = [cached_scores(options, hypernetwork, data, truth) for hypernetwork, data in sources]
     found = {}
@@ -215,7 +218,8 @@ def regret_part(options: Options) -> tuple[dict[str, Floats], int, str]:
             bar.advance(task)
     kind = "CIFAR-10" if options.cifar10 is not None else f"checkpoint {options.checkpoint!r} on its own data"
     about = (
-        f"{len(truth.architectures):,} tabulated classes, scores by {len(sources)} hypernetwork(s): {kind}; the table: "
+        f"{len(truth.architectures):,} tabulated classes ({options.half}), scores by {len(sources)} hypernetwork(s): "
+        f"{kind}; the table: "
         f"{source if options.table is None else options.table.name}"
     )
     return found, len(truth.architectures), about
