@@ -1,4 +1,4 @@
-"""The fixed noise of open hypernetworks: where in a bank of normal values each leaf of a model reads.
+"""What is fixed in the weights of open hypernetworks: noise, and how a tile is repeated over a wider layer.
 
 The bank has a prime number of values. A leaf reads it from a place that its node's surroundings in the graph decide,
 row after row in canonical layout, so that rows and columns of one leaf differ (a period of the bank never falls on the
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 
@@ -36,6 +37,18 @@ def block_signs() -> Floats:
     signs = np.random.default_rng(1).integers(0, 2, (1021, 1021)).astype(np.float32) * 2 - 1
     signs[0, 0] = 1
     return signs
+
+
+@functools.cache
+def copied_columns(size: int, outputs: int) -> NDArray[np.int64]:
+    """[O] which column of a tile of `size` columns each output channel takes; the first copy is the tile itself.
+
+    Every further copy is turned on by some columns. With signs alone, copies are equal or opposite channel by channel,
+    and the next kernel, whose copies are too, adds them up or cancels them where nothing nonlinear lies between.
+    """
+    turn = next(step for step in range(max(1, round(0.38 * size)), 2 * size) if math.gcd(step, size) == 1)
+    channel = np.arange(outputs)
+    return np.asarray((channel + channel // size * turn) % size)
 
 
 def node_colours(graph: ArchGraph) -> list[bytes]:

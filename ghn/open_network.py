@@ -30,7 +30,7 @@ from architectures.trace import OPS
 from ghn.config import GHNConfig
 from ghn.decoder import HeadDecoder, KernelDecoder, VectorDecoder, wrap
 from ghn.features import PADDING_OP, GraphInputs, NodeEncoder, centred, constant_norm
-from ghn.noise import BANK, block_signs, leaf_offsets, noise_bank
+from ghn.noise import BANK, block_signs, copied_columns, leaf_offsets, noise_bank
 from ghn.parts import make_propagation
 
 KERNEL_OPS = ("conv", "conv_transpose", "dense", "embedding")
@@ -196,14 +196,14 @@ def _positions(extent_S: Array, size: int) -> Array:
 
 
 def _spread(tiles: Array, inputs: int, outputs: int) -> Array:
-    """[S, kh, kw, I, O] tiles repeated to the slot's size, the copies with signs."""
+    """[S, kh, kw, I, O] tiles repeated to the slot's size, the copies turned and with signs."""
     rows, columns = tiles.shape[3:]
     if (rows, columns) == (inputs, outputs):
         return tiles
     i, o = np.arange(inputs), np.arange(outputs)
     signs = block_signs()
     pattern = signs[np.ix_((i // rows) % len(signs), (o // columns) % len(signs))]
-    return wrap(wrap(tiles, 3, inputs), 4, outputs) * pattern
+    return jnp.take(wrap(tiles, 3, inputs), copied_columns(columns, outputs), axis=4) * pattern
 
 
 def _bank_values(offset_S: Array, extent_S4: Array, shape: tuple[int, ...]) -> Array:

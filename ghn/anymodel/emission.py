@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from architectures.graph import Parameter
-from ghn.noise import BANK, block_signs, noise_bank
+from ghn.noise import BANK, block_signs, copied_columns, noise_bank
 
 Array = NDArray[Any]
 Floats = NDArray[np.float32]
@@ -77,7 +77,7 @@ def _write(matrix: Array, tile: Floats, signs: Floats, noise: np.float32, start:
         target = matrix.reshape(inputs, outputs, copy=False)
     except ValueError:  # its axes do not lie in order: through a copy of it
         target = np.empty((inputs, outputs), np.float32)
-    wide = np.tile(tile[:size], -(-outputs // len(tile)))[:, :outputs]  # [T, O]
+    wide = np.take(tile[:size], copied_columns(len(tile), outputs), axis=1, mode="clip")  # [T, O]; clip: unchecked
     blocks, rows = min(len(signs), max(1, CHUNK // (size * outputs))), min(size, max(1, CHUNK // outputs))
     direct = target.dtype == np.float32 and target.flags.c_contiguous
     scratch = None if direct else np.empty((blocks * rows, outputs), np.float32)

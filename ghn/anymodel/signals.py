@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from architectures.ops import Leaf
-from ghn.noise import block_signs
+from ghn.noise import block_signs, copied_columns
 
 Floats = NDArray[np.floating[Any]]
 
@@ -51,7 +51,7 @@ UNIT = Signal(np.zeros(1, np.float32), np.ones(1, np.float32))
 
 
 def answered(signal: Signal, leaf: Leaf, tile: Floats, noise: float, groups: int) -> Signal:
-    """What a kernel makes of a signal: noise of its own for every weight, and a tile that is repeated with signs.
+    """What a kernel makes of a signal: noise of its own for every weight, and a tile that is repeated over it.
 
     Args:
         signal: of the inputs.
@@ -70,10 +70,11 @@ def answered(signal: Signal, leaf: Leaf, tile: Floats, noise: float, groups: int
     mean_BT, variance_BT = (_in_blocks(part, size) for part in (mean_I, variance_I))
     copies = -(-outputs // size)
     signs = _signs(len(mean_BT), copies)
-    mean_O = ((signs.T @ mean_BT) @ together).reshape(-1)[:outputs]
+    columns = copied_columns(size, outputs)
+    mean_O = ((signs.T @ mean_BT) @ together)[np.arange(outputs) // size, columns]
     spread = inputs * noisy * signal.strength
     variance_T = variance_BT.sum(0) @ squares + np.float32(spread)
-    return Signal(mean_O, np.resize(variance_T, outputs))
+    return Signal(mean_O, variance_T[columns])
 
 
 def _answered_in_groups(
@@ -86,7 +87,7 @@ def _answered_in_groups(
     outputs: int,
 ) -> Signal:
     each, size = len(mean_I) // groups, len(together)
-    i, o = np.arange(each) % size, np.arange(outputs) % size
+    i, o = np.arange(each) % size, copied_columns(size, outputs)
     of_group = np.arange(outputs) // max(outputs // groups, 1) % groups
     mean_IO, variance_IO = (part.reshape(groups, each)[of_group].T for part in (mean_I, variance_I))
     mean_O = (mean_IO * together[np.ix_(i, o)]).sum(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from ghn.anymodel.host import ancestor_distances
 from ghn.anymodel.hypernetwork import node_inputs
 from ghn.checkpoint import CheckpointError
 from ghn.features import OPEN_BOUNDS
-from ghn.noise import BANK, bank_offset, block_signs, node_colours, noise_bank
+from ghn.noise import BANK, bank_offset, block_signs, copied_columns, node_colours, noise_bank
 from ghn.open_network import OpenGHN
 
 CONFIG = ghn.GHNConfig(network="open", width=8, message_width=4, hidden=8, tile=4, kernel_tile=3)
@@ -115,7 +116,7 @@ def test_a_leaf_is_scaled_noise_plus_its_tile(leaf: Any, copies: int, shape: Any
     size = copies * kh * kw * inputs * outputs
     noise = noise_bank()[(start + np.arange(size)) % BANK].reshape(copies, kh, kw, inputs, outputs)
     i, o = np.meshgrid(np.arange(inputs), np.arange(outputs), indexing="ij")
-    repeated = tile[:, :, i % 4, o % 4] * block_signs()[i // 4, o // 4]
+    repeated = tile[:, :, i % 4, copied_columns(4, outputs)[o]] * block_signs()[i // 4, o // 4]
     canonical = 2.0 * (0.5 * noise + repeated)
     ordered = [(n, m) for n, m in enumerate(shape)] if axes is None else None
     if ordered is not None:
@@ -123,6 +124,20 @@ def test_a_leaf_is_scaled_noise_plus_its_tile(leaf: Any, copies: int, shape: Any
     else:
         expected = canonical.reshape([shape[a] for a in np.argsort(axes)]).transpose(axes)
     np.testing.assert_allclose(out.astype(np.float32), expected, rtol=1e-2 if dtype != np.float32 else 1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("widths", [(64, 128, 64), (64, 256, 64), (32, 128, 32), (64, 128, 10), (128, 256, 128)])
+def test_copies_of_a_tile_neither_cancel_nor_add_up_in_the_next_kernel(widths: tuple[int, int, int]) -> None:
+    rng = np.random.default_rng(0)
+    kernels = []
+    for shape in itertools.pairwise(widths):
+        tile = rng.normal(size=(1, 1, 64, 64)).astype(np.float32)
+        row = Parameter(("w",), 0, Leaf("kernel", (1, 1, *shape)), None, None, shape, "float32")
+        kernels.append(np.empty(shape, np.float32))
+        write_matrix(kernels[-1], row, tile, noise=0, scale=1, offset=0)
+    one, other = kernels
+    independent = np.linalg.norm(one) * np.linalg.norm(other) / widths[1] ** 0.5
+    assert 0.7 < np.linalg.norm(one @ other) / independent < 1.4
 
 
 def test_no_two_rows_or_columns_of_a_wide_layer_are_equal(hypernetwork: ghn.OpenHypernetwork) -> None:
