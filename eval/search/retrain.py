@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,18 +83,41 @@ def random_band(problem: Problem, found: Sequence[Any], count: int, seed: int = 
 
 
 def pairs(problem: Problem, found: Sequence[Any], random: Sequence[Any]) -> list[list[int]]:
-    """For every found architecture the random ones (rows) that it is compared with: each random one goes to the
-    nearest in parameters that has room, so that all groups are of nearly equal size."""
-    room = math.ceil(len(random) / len(found))
+    """For every found architecture, in their order, the random ones (rows) that it is compared with: each random one
+    goes to the nearest in parameters that has room, and groups differ in size by one at most.
+
+    Raises:
+        ValueError: fewer random ones than found, so that some would have none.
+    """
+    check_partners(len(random), len(found))
+    least, larger = divmod(len(random), len(found))  # so many groups get one more
     groups: list[list[int]] = [[] for _ in found]
+    placed: set[int] = set()
     sizes = np.array([problem.costs(a).parameters for a in found])
     own = np.array([problem.costs(a).parameters for a in random])
     gaps = np.abs(np.log(own[:, None]) - np.log(sizes[None]))
     for flat in np.argsort(gaps, axis=None, kind="stable"):
         row, group = divmod(int(flat), len(found))
-        if len(groups[group]) < room and not any(row in members for members in groups):
-            groups[group].append(row)
-    return [members for members in groups if members]
+        held = len(groups[group])
+        if row in placed or held > least or (held == least and larger == 0):
+            continue
+        larger -= held == least
+        groups[group].append(row)
+        placed.add(row)
+    return groups
+
+
+def check_partners(random: int, found: int) -> None:
+    """Refuses a number of random architectures that leaves some of the found ones without any.
+
+    Raises:
+        ValueError: names the option and the least that it can be.
+    """
+    if random < found:
+        raise ValueError(
+            f"random={random}: each of the {found} architectures is compared with random ones of its own; ask for at "
+            f"least {found}, or for 0 to compare none"
+        )
 
 
 def compare(found_FS: Floats, random_RS: Floats, groups: Sequence[Sequence[int]], resamples: int = 2000) -> Compared:
@@ -107,9 +129,14 @@ def compare(found_FS: Floats, random_RS: Floats, groups: Sequence[Sequence[int]]
     Args:
         found_FS: test accuracies.
         random_RS: the same.
-        groups: for each found architecture its partners' rows (`pairs`).
+        groups: for each found architecture its partners' rows (`pairs`), none without any.
         resamples: of the interval.
+
+    Raises:
+        ValueError: not one group for each found architecture, or an empty one.
     """
+    if len(groups) != len(found_FS) or not all(groups):
+        raise ValueError(f"groups={groups}: give partners for each of the {len(found_FS)} found architectures")
     rng = np.random.default_rng(0)
     seeds = found_FS.shape[1]
 

@@ -18,7 +18,17 @@ from eval.report import rich_table
 from eval.search.folder import COMPARISON, best_of_rows, check_data, holds_search, read_search
 from eval.search.html import write_page
 from eval.search.problem import Problem
-from eval.search.retrain import Compared, Floats, Retrainer, as_json, compare, from_generated, pairs, random_band
+from eval.search.retrain import (
+    Compared,
+    Floats,
+    Retrainer,
+    as_json,
+    check_partners,
+    compare,
+    from_generated,
+    pairs,
+    random_band,
+)
 from train.data import DataConfig, Splits, check_images, load
 from train.metrics import write_whole
 from train.target import Protocol
@@ -30,7 +40,7 @@ class RetrainConfig:
 
     architectures: tuple[str, ...] = ()  # train these, of the search's space; without any, its best
     top: int = 5  # of the search
-    random: int = 20  # architectures of the same parameter band; 0: none
+    random: int = 20  # architectures of the same parameter band, one at least for each that was found; 0: none
     seeds: int = 3  # trainings of each
     generated: bool = False  # also train the found ones from the weights that --checkpoint generates
     checkpoint: str = "demo"  # gives generated weights, and the space where --out holds no search
@@ -48,7 +58,7 @@ def retrain(config: RetrainConfig, out: Path, console: Console) -> Compared | No
 
     Raises:
         ValueError: no finished search, or one on other data; an architecture that cannot be read, a band with too few
-            architectures.
+            architectures, fewer random ones than found.
     """
     texts, space, hypernetwork = _subjects(config, out, console)
     splits = load(config.data)
@@ -56,6 +66,8 @@ def retrain(config: RetrainConfig, out: Path, console: Console) -> Compared | No
         check_data(out, splits.provenance)
     check_images(splits.train.images, space.input_shape, "images")
     problem, found = Problem(space), [space.from_string(text) for text in texts]
+    if config.random:
+        check_partners(config.random, len(found))
     random = random_band(problem, found, config.random, config.seed) if config.random else []
     seeds = list(range(config.seeds))
     retrainer = Retrainer(out, space, splits, config.data, config.protocol)

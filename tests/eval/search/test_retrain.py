@@ -51,6 +51,25 @@ def test_random_ones_are_of_the_same_size_and_not_the_found_ones(monkeypatch: py
         random_band(problem, found[:1], 100)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_every_found_one_has_partners_and_groups_differ_by_one(seed: int) -> None:
+    problem = Problem(SPACE)
+    found = sample_classes(SPACE, 6, seed)
+    groups = pairs(problem, found, random_band(problem, found, 20, seed))
+    assert sorted(row for group in groups for row in group) == list(range(20))
+    assert sorted(map(len, groups)) == [3, 3, 3, 3, 4, 4]
+
+
+def test_found_ones_without_partners_are_refused() -> None:
+    problem = Problem(SPACE)
+    found = sample_classes(SPACE, 6, 0)
+    with pytest.raises(ValueError, match=r"random=5: each of the 6 architectures .* at least 6, or for 0"):
+        pairs(problem, found, found[:5])
+    for groups in ([[0], [1]], [[0], [1], []]):  # found rows are not to be paired with what belongs to another
+        with pytest.raises(ValueError, match="give partners for each of the 3"):
+            compare(np.ones((3, 2)), np.ones((2, 2)), groups)
+
+
 def test_intervals_hold_what_they_say() -> None:
     rng = np.random.default_rng(0)
     groups = [[4 * i + j for j in range(4)] for i in range(5)]
@@ -153,6 +172,8 @@ def test_as_many_are_trained_as_are_asked_for(data: DataConfig, tmp_path: Path, 
     scores = ToyScorer()(trained[0], 0)
     assert len(trained[0]) == 15 and scores == sorted(scores, reverse=True)
     told = io.StringIO()
+    with pytest.raises(ValueError, match=r"random=10: each of the 15 architectures"):
+        retrain(RetrainConfig(top=15, random=10, data=data), out, Console(quiet=True))
     retrain(RetrainConfig(top=30, random=0, data=data), out, Console(file=told))
     assert len(trained[1]) == 20 and "top=30: the search has only 20" in told.getvalue()
 
