@@ -188,8 +188,13 @@ class SearchSpace(abc.ABC, Generic[Architecture]):
         return self._hash(architecture, seed) < share * 2**64
 
     def _hash(self, architecture: Architecture, seed: int) -> int:
-        digest = hashlib.sha256(f"{seed}:{self.canonical(architecture)}".encode()).digest()
+        digest = hashlib.sha256(f"{seed}:{self._split_key(architecture)}".encode()).digest()
         return int.from_bytes(digest[:8], "big")
+
+    def _split_key(self, architecture: Architecture) -> str:
+        """What `held_out` hashes, the same for isomorphic architectures. Trained checkpoints rely on it: it may be
+        coarser than `canonical`, but is not to change with it."""
+        return self.canonical(architecture)
 
     def describe(self) -> str:
         """One line for people: name, size, what it is built for."""

@@ -255,7 +255,7 @@ class DeepNets(TapeSpace[DeepNet]):
     def neighbours(self, architecture: DeepNet) -> Iterator[DeepNet]:
         """Every network that differs in one choice and fits: the stem among those that lead to the same resolution,
         norm, activation, head; a stage's width or way down; one block's kind (with its usual options) or option, a
-        block less, a block twice."""
+        branch less or more, a block less, a block twice."""
         seen = {architecture}
         for other in self._variations(architecture):
             if other not in seen and self._fault(other) is None:
@@ -293,10 +293,8 @@ class DeepNets(TapeSpace[DeepNet]):
                     yield replace(stage, blocks=(*before, replace(block, options=options), *after))
             if block.kind == "mb":
                 yield replace(stage, blocks=(*before, replace(block, excited=not block.excited), *after))
-            for branch in BRANCHES if block.branches else ():
-                changed = tuple(b for b in BRANCHES if (b in block.branches) != (b == branch))
-                if changed:
-                    yield replace(stage, blocks=(*before, replace(block, branches=changed), *after))
+            for branches in _one_branch_apart(block.branches) if block.branches else ():
+                yield replace(stage, blocks=(*before, replace(block, branches=branches), *after))
 
     # ------------------------------------------------------------------------------------------- text and identity
 
@@ -311,10 +309,18 @@ class DeepNets(TapeSpace[DeepNet]):
         return network
 
     def canonical(self, architecture: DeepNet) -> str:
-        """The text with branches in one order: sums do not know theirs, and side by side only channels move."""
+        """The text with the branches of sums in one order. Side by side they have an order of their own: the last has
+        the channels that remain, and groups of later layers see which are neighbours."""
+        return self._ordered_text(architecture, ("sum",))
+
+    def _split_key(self, architecture: DeepNet) -> str:
+        """The text with all branches in one order: networks that differ in nothing else are never held out apart."""
+        return self._ordered_text(architecture, ("sum", "cat"))
+
+    def _ordered_text(self, architecture: DeepNet, kinds: tuple[str, ...]) -> str:
         self._check(architecture)
         stages = tuple(
-            dataclasses.replace(stage, blocks=tuple(_ordered(block) for block in stage.blocks))
+            dataclasses.replace(stage, blocks=tuple(_ordered(block, kinds) for block in stage.blocks))
             for stage in architecture.stages
         )
         return str(dataclasses.replace(architecture, stages=stages))
@@ -355,7 +361,19 @@ def _fault(space: DeepNets, network: DeepNet) -> str | None:
     return f"{graph.nodes} nodes; this space has room for {space.nodes}" if graph.nodes > space.nodes else None
 
 
-def _ordered(block: Block) -> Block:
-    if not block.branches:
+def _ordered(block: Block, kinds: tuple[str, ...]) -> Block:
+    if block.kind not in kinds:
         return block
     return dataclasses.replace(block, branches=tuple(sorted(block.branches)))
+
+
+def _one_branch_apart(branches: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """The branches without one of them, or with one that is not there, before the first that BRANCHES lists later;
+    the others stay in their places."""
+    places = [BRANCHES.index(branch) for branch in branches]
+    for place, branch in enumerate(BRANCHES):
+        if place not in places:
+            at = next((row for row, other in enumerate(places) if other > place), len(places))
+            yield (*branches[:at], branch, *branches[at:])
+        elif len(branches) > 1:
+            yield from (branches[:row] + branches[row + 1 :] for row, other in enumerate(places) if other == place)

@@ -55,11 +55,11 @@ class TapeSpace(SearchSpace[Architecture]):
 
     def held_out(self, architecture: Architecture, share: float, seed: int = 0) -> bool:
         """As in every space; and those of `models` are always held out."""
-        return self.canonical(architecture) in self._by_hand or super().held_out(architecture, share, seed)
+        return self._split_key(architecture) in self._by_hand or super().held_out(architecture, share, seed)
 
     @functools.cached_property
     def _by_hand(self) -> frozenset[str]:
-        return frozenset(self.canonical(network) for network in self.models().values())
+        return frozenset(self._split_key(network) for network in self.models().values())
 
     def connected(self, architecture: Architecture) -> bool:
         """Always."""

@@ -113,11 +113,40 @@ def test_neighbours_differ_in_one_choice_and_moves_stay_in_the_space() -> None:
         assert SPACE.mutate(network, 1) in neighbours
 
 
-def test_canonical_orders_branches_only() -> None:
-    network = SPACE.from_string("conv3 batch relu | 16 sum:skip+conv3 cat:conv3+conv1 | average")
-    other = SPACE.from_string("conv3 batch relu | 16 sum:conv3+skip cat:conv1+conv3 | average")
+def moves(block: str) -> set[str]:
+    """What neighbours have in the place of the only block, where it is of the same kind."""
+    own = SPACE.from_string(f"conv3 batch relu | 16 {block} | average")
+    others = (other.stages[0].blocks for other in SPACE.neighbours(own))
+    return {str(blocks[0]) for blocks in others if len(blocks) == 1 and blocks[0].kind == own.stages[0].blocks[0].kind}
+
+
+def test_one_branch_comes_or_goes_and_the_others_stay() -> None:
+    assert {"cat:skip+max+conv3", "cat:max+conv3+avg", "cat:max", "cat:conv3"} <= moves("cat:max+conv3")
+    assert "cat:skip+conv3+max" not in moves("cat:max+conv3")
+    assert {"sum:skip+conv3+conv3", "sum:conv3"} <= moves("sum:conv3+conv3")
+    assert not {"sum:skip+conv3", "sum:skip"} & moves("sum:conv3+conv3")
+
+
+def test_canonical_orders_the_branches_of_sums_only() -> None:
+    network = SPACE.from_string("conv3 batch relu | 16 sum:skip+conv3 | average")
+    other = SPACE.from_string("conv3 batch relu | 16 sum:conv3+skip | average")
     assert network != other and SPACE.canonical(network) == SPACE.canonical(other)
     assert SPACE.canonical(SPACE.sample(0)) != SPACE.canonical(SPACE.sample(1))
+
+
+def test_branches_side_by_side_have_an_order_but_no_split_of_their_own() -> None:
+    texts = [f"conv3 batch relu | 16 cat:{branches} | average" for branches in ("conv3+conv5+max", "max+conv3+conv5")]
+    networks = [SPACE.from_string(text) for text in texts]
+    assert len({SPACE.cost(network).parameters for network in networks}) == 2  # 4 + 4 + 8 channels
+    assert len({SPACE.canonical(network) for network in networks}) == 2
+    for seed in range(40):
+        assert len({SPACE.held_out(network, 0.5, seed) for network in networks}) == 1
+
+
+def test_splits_remain_those_of_trained_checkpoints() -> None:
+    text = "conv3 batch relu | 16 cat:skip+conv3+max sum:skip+conv3 | max>32 basic-k3 | average"
+    held = [SPACE.held_out(SPACE.from_string(text), 0.5, seed) for seed in range(16)]
+    assert "".join(map(str, map(int, held))) == "1010100110001111"
 
 
 def test_wrong_sizes_are_refused() -> None:
