@@ -46,11 +46,16 @@ def read_source(config: DataConfig) -> Raw:
         with resources.as_file(embedded) as path:
             train, test = read_npz(path, "train"), read_npz(path, "test")
         return _with_score(EMBEDDED_SOURCE, "npz", train, test, FASHION_MNIST_CLASSES, config)
-    path = Path(config.source).expanduser()
+    try:
+        path = Path(config.source).expanduser()
+    except RuntimeError as error:
+        raise DataError(
+            f"{config.source}: found no home folder of that user ({error}); expected a path; correct the source"
+        ) from error
     name = path.name or path.resolve().name
     if path.is_file() and path.suffix == ".npz":
         train, test = read_npz(path, "train"), read_npz(path, "test")
-        return _with_score(name, "npz", train, test, _numbered(train[1]), config)
+        return _with_score(name, "npz", train, test, _numbered(name, train[1]), config)
     if path.is_dir():
         idx, cifar = _find_idx(path), _find_cifar(path)
         if idx and cifar:
@@ -59,7 +64,7 @@ def read_source(config: DataConfig) -> Raw:
             )
         if idx:
             train, test = (_read_idx_split(path, idx, part) for part in ("train", "t10k"))
-            return _with_score(name, "idx", train, test, _numbered(train[1]), config)
+            return _with_score(name, "idx", train, test, _numbered(name, train[1]), config)
         if cifar:
             return _read_cifar(path, name, cifar, config)
     found = "no such file or folder"
@@ -74,9 +79,20 @@ def read_source(config: DataConfig) -> Raw:
     )
 
 
-def _numbered(labels: Labels) -> tuple[str, ...]:
-    """Class names "0", "1", ... for a data set that does not name its classes."""
-    return tuple(str(index) for index in range(int(labels.max()) + 1))
+def _numbered(name: str, labels: Labels) -> tuple[str, ...]:
+    """Class names "0", "1", ... for a data set that does not name its classes.
+
+    Raises:
+        DataError: a class below the largest label has no image, as where a single label is damaged.
+    """
+    present = np.unique(labels)  # a damaged label may be larger than there is room for names
+    missing = np.flatnonzero(present != np.arange(len(present)))
+    if missing.size:
+        raise DataError(
+            f"{name} train labels: found none of class {int(missing[0])}, but labels up to {int(present[-1])}; "
+            "expected images of every class from 0 to the largest; number the classes from 0 without gaps"
+        )
+    return tuple(map(str, present))
 
 
 def _find_idx(folder: Path) -> dict[str, Path]:

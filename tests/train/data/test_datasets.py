@@ -233,6 +233,27 @@ def test_sources_that_cannot_be_used(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 1, 2, 2_000_000_000], "found none of class 3, but labels up to 2000000000"),
+        ([0, 2, 4], "found none of class 1, but labels up to 4"),
+        ([1, 2, 3], "found none of class 0, but labels up to 3"),
+    ],
+)
+def test_every_class_up_to_the_largest_label_has_images(tmp_path: Path, labels: list[int], message: str) -> None:
+    y = np.repeat(labels, 4)
+    x = marked_images(len(y), 2, 2)
+    np.savez(tmp_path / "a.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    with pytest.raises(DataError, match=f"a.npz train labels: {message}; expected"):
+        load(DataConfig(str(tmp_path / "a.npz"), image_size=None, score_images=3))
+
+
+def test_homes_of_unknown_users_are_named() -> None:
+    with pytest.raises(DataError, match="~nosuchuser/x: found no home folder"):
+        load(DataConfig("~nosuchuser/x"))
+
+
+@pytest.mark.parametrize(
     ("field", "value"),
     [("image_size", 0), ("score_images", 0), ("test_images", 0), ("seed", -1), ("image_size", 14.0), ("seed", None)],
 )
