@@ -30,12 +30,17 @@ class Axis:
     @classmethod
     def over(cls, text: str, values: Sequence[float], log: bool = False) -> Axis:
         """An axis that spans the finite values with a little air."""
-        kept = [value for value in values if math.isfinite(value) and (value > 0 or not log)]
+        empty = cls(text, 0.0, 1.0, log)
+        kept = [value for value in values if empty.shows(value)]
         low, high = (min(kept), max(kept)) if kept else (1.0, 2.0)
         if log:
             return cls(text, low / 1.6, high * 1.6, log)
         air = 0.04 * (high - low) or 0.5
         return cls(text, low - air, high + air)
+
+    def shows(self, value: float) -> bool:
+        """Whether a value has a place on it: it is finite, and positive where the axis is logarithmic."""
+        return math.isfinite(value) and (value > 0 or not self.log)
 
     def share(self, value: float) -> float:
         """Where a value lies between the ends: 0 to 1."""
@@ -74,11 +79,12 @@ class Chart:
         style: str = "",
         label: str = "",
     ) -> None:
-        """A dot, with an interval on the vertical axis where one is given; shown in full as a tooltip."""
-        if not (math.isfinite(x) and math.isfinite(y)):
+        """A dot, with an interval on the vertical axis where one is given; shown in full as a tooltip. What the axes do
+        not show is left out."""
+        if not (self._x.shows(x) and self._y.shows(y)):
             return
         across, up = self._across(x), self._up(y)
-        if math.isfinite(low) and math.isfinite(high):
+        if self._y.shows(low) and self._y.shows(high):
             ends = f'x1="{across:.1f}" y1="{self._up(low):.1f}" x2="{across:.1f}" y2="{self._up(high):.1f}"'
             self._marks.append(f'<line class="bar {style}" {ends}/>')
         title = f"<title>{html.escape(tooltip)}</title>" if tooltip else ""
@@ -87,8 +93,9 @@ class Chart:
             self._labels.append((across, up, label, style))
 
     def line(self, points: Sequence[tuple[float, float]], style: str = "") -> None:
-        """A line through points."""
-        path = " ".join(f"{self._across(x):.1f},{self._up(y):.1f}" for x, y in points)
+        """A line through those points that the axes show."""
+        shown = [(x, y) for x, y in points if self._x.shows(x) and self._y.shows(y)]
+        path = " ".join(f"{self._across(x):.1f},{self._up(y):.1f}" for x, y in shown)
         self._marks.append(f'<polyline class="line {style}" points="{path}"/>')
 
     def rule(self, y: float, text: str) -> None:

@@ -244,7 +244,7 @@ def _cost(saved: Saved) -> Chart | None:
         return None
     rows.sort(key=lambda row: row[0] in (PRIMARY, COMBINED))  # what stands out is drawn last, on top
     truth, ceiling = values.get("truth_seconds"), values["noise_ceiling"]["kendall"]
-    trained = [(truth, ceiling)] if truth is not None and ceiling is not None else []
+    trained = [(truth, ceiling)] if truth and ceiling is not None else []  # tables may not know the seconds
     x = Axis.over("seconds an architecture", [row[1] for row in rows] + [seconds for seconds, _ in trained], log=True)
     y = Axis.over("Kendall", [end for row in rows for end in row[2:]] + [0.0] + [own for _, own in trained])
     chart = Chart("rank correlation against wall time an architecture", x, y)

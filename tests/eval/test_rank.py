@@ -14,6 +14,7 @@ from rich.console import Console
 import ghn
 from architectures.layers import Layers
 from architectures.spaces import NASBench201
+from eval.charts import Axis, Chart
 from eval.checks import SHUFFLED, SILENT, SMALL, WRONG, judge, no_messages, shuffled_edges, spoilt_scores
 from eval.ground_truth import GroundTruth
 from eval.html_report import read_saved, write_html
@@ -208,12 +209,12 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
 
-def saved_ranking(folder: Path, seeds: int, failing: bool = False) -> Path:
+def saved_ranking(folder: Path, seeds: int, failing: bool = False, seconds: float = 5.0) -> Path:
     """A folder as `ghn-eval rank` leaves it, of 40 classes and made-up scores."""
     rng = np.random.default_rng(0)
     cells = tuple(sample_classes(SPACE, 40, 1))
     runs = np.linspace(0.5, 0.9, 40)[:, None] + 0.02 * rng.normal(size=(40, seeds))
-    truth = GroundTruth(cells, np.array([SPACE.canonical(cell) for cell in cells]), runs, {"disconnected": 2}, 5.0)
+    truth = GroundTruth(cells, np.array([SPACE.canonical(cell) for cell in cells]), runs, {"disconnected": 2}, seconds)
     scores = runs.mean(1) + 0.1 * rng.normal(size=40)
     scores[0] = np.nan if failing else scores[0]
     methods = {PRIMARY: Method(scores, 0.1, 50.0), "parameters": Method(rng.normal(size=40), 1e-5)}
@@ -238,6 +239,19 @@ def test_the_html_report_is_one_sound_file_that_needs_nothing_else(tmp_path: Pat
     values["calibrated"] = {"coverage_curve": [[0.5, 0.4], [0.9, 0.88]]}
     (tmp_path / "ranking.json").write_text(json.dumps(values))
     assert Page(write_html(tmp_path).read_text(encoding="utf-8")).tags["svg"] == 4
+
+
+def test_a_truth_that_took_no_time_has_a_report_too(tmp_path: Path) -> None:
+    text = write_html(saved_ranking(tmp_path, 3, seconds=0.0)).read_text(encoding="utf-8")
+    assert Page(text).tags["svg"] == 3 and "training from scratch: " not in text
+
+
+def test_charts_leave_out_what_a_logarithmic_axis_does_not_show() -> None:
+    chart = Chart("cost", Axis.over("seconds", [0.0, 1.0, 10.0], log=True), Axis("Kendall", 0, 1))
+    for seconds in (0.0, -1.0, 1.0):
+        chart.point(seconds, 0.5)
+    chart.line([(0.0, 0.1), (1.0, 0.5), (10.0, 0.9)])
+    assert chart.svg().count("<circle") == 1 and chart.svg().count(",") == 2
 
 
 def test_training_is_shared_among_candidates_in_the_cost(tmp_path: Path) -> None:
