@@ -57,7 +57,8 @@ class Genotype:
         reduce: the first cell of every stage but the first.
 
     Raises:
-        ValueError: cells of different size, or a node without two edges that read different earlier states.
+        ValueError: cells of different size, an edge that is no pair of a name and an int, or a node without two edges
+            that read different earlier states.
     """
 
     normal: DartsCell
@@ -65,11 +66,14 @@ class Genotype:
 
     def __post_init__(self) -> None:
         for name in ("normal", "reduce"):
-            nodes = [tuple(sorted((Edge(*edge) for edge in node), key=_source)) for node in getattr(self, name)]
-            for index, node in enumerate(nodes):
-                fault = _fault(node, INPUTS + index)
+            nodes = []
+            for index, given in enumerate(getattr(self, name)):
+                fault = _no_pairs(given)
+                node = () if fault else tuple(sorted((Edge(*edge) for edge in given), key=_source))
+                fault = fault or _fault(node, INPUTS + index)
                 if fault:
                     raise ValueError(f"{name} cell, node {INPUTS + index}: {fault}")
+                nodes.append(node)
             object.__setattr__(self, name, tuple(nodes))
         if len(self.normal) != len(self.reduce):
             raise ValueError(f"cells of {len(self.normal)} and {len(self.reduce)} nodes; give both the same number")
@@ -85,7 +89,8 @@ class Genotype:
         """From the lists of DARTS' own `Genotype`, in their order: two ops a node.
 
         Raises:
-            ValueError: an op that the space lacks, or an output that is not the concatenation of all nodes.
+            ValueError: what is no pair of a name and an int, an op that the space lacks, or an output
+                that is not the concatenation of all nodes.
         """
         cells = (_from_list("normal", normal, normal_concat), _from_list("reduce", reduce, reduce_concat))
         return cls(*cells)
@@ -113,6 +118,17 @@ def _source(edge: Edge) -> int:
     return edge.source
 
 
+def _no_pairs(edges: Sequence[Any]) -> str | None:
+    """Which edge is no pair of an op's name and a state's number, if any; True and 0.0 are no numbers of states."""
+    for edge in edges:
+        if not isinstance(edge, Sequence) or len(edge) != 2:
+            return f"{edge!r} is no pair of an op and a state"
+        op, source = edge
+        if not isinstance(op, str) or type(source) is not int:
+            return f"{tuple(edge)!r} is no pair of an op and a state; give the op's name and the state as an int"
+    return None
+
+
 def _fault(node: tuple[Edge, ...], states: int) -> str | None:
     """What is wrong with a node that may read so many states, if anything."""
     text = " ".join(map(str, node))
@@ -129,17 +145,17 @@ def _fault(node: tuple[Edge, ...], states: int) -> str | None:
 
 
 def _from_list(name: str, edges: Sequence[tuple[str, int]], concat: Iterable[int]) -> DartsCell:
-    wrong = [edge for edge in edges if not isinstance(edge, Sequence) or len(edge) != 2]
-    if wrong:
-        raise ValueError(f"{name} cell: {wrong[0]!r} is no pair of an op and a state")
+    fault = _no_pairs(edges)
+    if fault:
+        raise ValueError(f"{name} cell: {fault}")
     unknown = [op for op, _ in edges if op not in SHORT]
     if unknown:
         raise ValueError(f"{name} cell: op {unknown[0]!r} is not in this space; it has {', '.join(SHORT)}")
     if len(edges) % 2:
         raise ValueError(f"{name} cell: {len(edges)} ops; give two a node")
     nodes = [(Edge(SHORT[a], i), Edge(SHORT[b], j)) for (a, i), (b, j) in zip(edges[::2], edges[1::2], strict=True)]
-    ends, all_nodes = sorted(concat), list(range(INPUTS, INPUTS + len(nodes)))
-    if ends != all_nodes:
+    ends, all_nodes = list(concat), list(range(INPUTS, INPUTS + len(nodes)))
+    if any(type(end) is not int for end in ends) or sorted(ends) != all_nodes:
         raise ValueError(f"{name}_concat={ends}: this space's cells end in all of their nodes, {all_nodes}")
     return tuple(nodes)
 

@@ -100,6 +100,24 @@ def test_genotypes_that_do_not_fit_are_refused() -> None:
         Genotype.from_darts(V2_NORMAL[:7], range(2, 6), V2_REDUCE, range(2, 6))
 
 
+@pytest.mark.parametrize(
+    "edge", [("sep3", "a"), ("sep3", None), ("sep3", 0.5), ("sep3", True), ("sep3", 0.0), (["x"], 0)]
+)
+def test_what_is_no_name_and_no_number_is_refused(edge: tuple[Any, Any]) -> None:
+    node = ((edge, Edge("skip", 1)),)
+    with pytest.raises(ValueError, match=r"normal cell, node 2: .* is no pair of an op and a state; give"):
+        Genotype(node, node)
+    listed = [("sep_conv_3x3" if edge[0] == "sep3" else edge[0], edge[1]), ("skip_connect", 1)]
+    with pytest.raises(ValueError, match=r"normal cell: .* is no pair of an op and a state; give"):
+        Genotype.from_darts(listed, [2], listed, [2])
+
+
+def test_what_is_concatenated_are_numbers() -> None:
+    for ends in (["a", 2, 3, 4], [2.0, 3, 4, 5]):
+        with pytest.raises(ValueError, match=r"normal_concat=\[.*this space's cells end in all"):
+            Genotype.from_darts(V2_NORMAL, ends, V2_REDUCE, range(2, 6))  # type: ignore[arg-type]
+
+
 # ---------------------------------------------------------------------------------------------------- moves, identity
 
 
