@@ -18,6 +18,24 @@ OPEN: Mapping[str, tuple[Any, ...]] = {
     "residual": (True,),
     "noise": (0,),
 }
+# Switches of parts that network="smash" has not: it convolves over memory banks, and emits kernels directly.
+NOT_SMASH = (
+    "message_width",
+    "hidden",
+    "tile",
+    "kernel_tile",
+    "propagation",
+    "message_relu",
+    "heads",
+    "layer_norm",
+    "encoding",
+    "decoder",
+    "rank",
+    "scaling",
+    "centre",
+    "task_width",
+    "growth",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +99,8 @@ class GHNConfig:
             raise ValueError("GHNConfig: delta=False with residual=False leaves nothing; switch one of them on")
         if self.network == "open":
             self._check_open()
+        if self.network == "smash":
+            self._check_smash()
         if not self.delta_scale > 0:
             raise ValueError(f"GHNConfig.delta_scale={self.delta_scale}: must be positive; delta=False freezes it at 0")
 
@@ -96,6 +116,16 @@ class GHNConfig:
                 raise ValueError(
                     f"GHNConfig.{name}={getattr(self, name)!r}: an open hypernetwork has "
                     f"{' or '.join(map(repr, only))} only; use that, or network='graph'"
+                )
+
+    def _check_smash(self) -> None:
+        """Raises ValueError for switches that SMASH's network has no part for, where they are not at their defaults."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name in NOT_SMASH and value != field.default:
+                raise ValueError(
+                    f"GHNConfig.{field.name}={value!r}: network='smash' has no such part; leave it at "
+                    f"{field.default!r}, or use network='graph'"
                 )
 
     def _check_conditioning(self) -> None:

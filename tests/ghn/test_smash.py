@@ -14,7 +14,7 @@ from architectures.layout import Weights
 from architectures.spaces import SMASH, NASBench201
 from eval.scoring import ScoreConfig, Scorer
 from ghn.api import Hypernetwork
-from ghn.config import GHNConfig
+from ghn.config import NOT_SMASH, GHNConfig
 from ghn.features import stack_inputs
 from train.data import Dataset
 from train.step import Batch, init_state, train_step
@@ -85,6 +85,32 @@ def test_generated_kernels_are_of_unit_scale(name: str, request: pytest.FixtureR
         if path.endswith("read/kernel"):
             rms = np.sqrt(np.mean(np.square(leaf)) * np.prod(leaf.shape[:-1]) / 2)
             np.testing.assert_allclose(rms, 1, rtol=1e-3, err_msg=path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("decoder", "lowrank"),
+        ("propagation", "transformer"),
+        ("encoding", "raw"),
+        ("centre", True),
+        ("hidden", 32),
+        ("tile", 16),
+        ("rank", 4),
+        ("kernel_tile", 5),
+        ("message_width", 8),
+        ("layer_norm", True),
+    ],
+)
+def test_switches_of_parts_that_it_has_not_are_refused(field: str, value: object) -> None:
+    with pytest.raises(ValueError, match=rf"GHNConfig\.{field}={value!r}: network='smash' has no such part; leave"):
+        GHNConfig(network="smash", **{field: value})  # type: ignore[arg-type]
+
+
+def test_every_switch_is_read_or_refused() -> None:
+    read = {"network", "width", "layers", "residual", "delta", "normalise", "noise", "delta_scale"}
+    no_conditions = {"tasks", "conditions"}  # refused for every network but the graph's
+    assert {field.name for field in dataclasses.fields(GHNConfig)} == read | no_conditions | set(NOT_SMASH)
 
 
 def test_only_memory_banks_can_be_read(smash: Hypernetwork) -> None:
