@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 import ghn
+from architectures.checks import at_least
 from eval.rank import load_matching
 from eval.report import rich_table, write_json
 from eval.search.ensemble import EnsembleConfig, Quality, compare, predictions
@@ -19,11 +20,14 @@ from train.data import DataConfig
 class EnsemblesConfig:
     """Which candidates, and how members are chosen."""
 
-    candidates: int = 30  # the best of the search
+    candidates: int = 30  # the best of the search; as many as there are members at least
     ensemble: EnsembleConfig = EnsembleConfig()
     checkpoint: str = "demo"  # run folder, .safetensors file, or name of a packaged checkpoint
     data: DataConfig = DataConfig()  # has to be the data that the checkpoint was trained on
     images: int = 500  # of the score split, to choose on; as many of the test split to judge on
+
+    def __post_init__(self) -> None:
+        at_least(self, candidates=self.ensemble.size, images=1)
 
 
 def ensemble(config: EnsemblesConfig, out: Path, console: Console) -> dict[str, tuple[list[int], Quality]]:

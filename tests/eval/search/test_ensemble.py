@@ -1,12 +1,14 @@
 """Ensembles: chosen as the definition says, and worth what averaging says."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
 from toy_search import SPACE
 
 from eval.search.ensemble import EnsembleConfig, choose, compare, disagreement, predictions, quality
+from eval.search.ensemble_command import EnsemblesConfig
 from ghn import GHNConfig, Hypernetwork
 from train.data import Dataset
 
@@ -43,6 +45,19 @@ def test_members_are_chosen_greedily_for_the_ensemble() -> None:
     assert quality(own, LABELS, diverse).disagreement > quality(own, LABELS, chosen).disagreement
     with pytest.raises(ValueError, match="size=9: there are 8"):
         choose(own, LABELS, EnsembleConfig(9))
+
+
+@pytest.mark.parametrize(
+    ("fields", "match"),
+    [
+        ({"candidates": 4}, "candidates=4: must be at least 5"),
+        ({"candidates": -1, "ensemble": EnsembleConfig(1)}, "candidates=-1: must be at least 1"),
+        ({"images": 0}, "images=0: must be at least 1"),
+    ],
+)
+def test_numbers_that_make_no_ensemble_are_refused(fields: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValueError, match=rf"EnsemblesConfig\.{match}"):
+        EnsemblesConfig(**fields)
 
 
 def test_ways_of_choosing_are_judged_on_other_images() -> None:
