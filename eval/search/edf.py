@@ -9,6 +9,7 @@ Shape letters: A, B scores of either sample; R resamples.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -25,6 +26,7 @@ from eval.search.marginals import choices
 from eval.search.problem import Problem
 
 Floats = NDArray[np.float64]
+FEWEST = 3  # scores of a distribution
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,19 +47,26 @@ class Distribution:
             ValueError: fewer than 3.
         """
         values = np.asarray(scores, np.float64)
-        if len(values) < 3:
-            raise ValueError(f"scores: {len(values)} of them; a distribution needs at least 3")
+        if len(values) < FEWEST:
+            raise ValueError(f"scores: {len(values)} of them; a distribution needs at least {FEWEST}")
         return cls(np.sort(np.nan_to_num(values, nan=-np.inf, neginf=-np.inf)))
 
     def at_least(self, score: ArrayLike) -> Floats:
         """The share of architectures that score at least so much: 1 minus RegNet's EDF of the error."""
         return 1 - np.searchsorted(self.scores, np.asarray(score, np.float64), side="left") / len(self.scores)
 
+    @property
+    def median(self) -> float:
+        """The middle score, or the mean of the two middle ones; -inf where one of them is a failure."""
+        return float(np.median(self.scores))
+
     def best_of(self, draws: int) -> float:
-        """The expected best score of so many random architectures, drawn with replacement."""
+        """The expected best score of so many random architectures, drawn with replacement; -inf if all fail."""
         places = np.arange(1, len(self.scores) + 1) / len(self.scores)
         weights = places**draws - np.concatenate([[0.0], places[:-1]]) ** draws
         finite = np.isfinite(self.scores)
+        if not finite.any():
+            return -math.inf
         return float((weights[finite] * self.scores[finite]).sum() / weights[finite].sum())
 
 
@@ -68,7 +77,8 @@ class Comparison:
     Attributes:
         ahead: the chance that a random architecture of the first scores higher than one of the second (ties half),
             with a 95% bootstrap interval over both samples.
-        median: of the first minus that of the second, with its interval.
+        median: of the first minus that of the second, with its interval; 0 where both are failures, infinite where
+            one is.
         distance: the largest vertical gap between them (Kolmogorov and Smirnov).
         p: of no gap, two-sided.
         size: of either sample.
@@ -87,11 +97,11 @@ def compare(first: Distribution, second: Distribution, resamples: int = 2000, se
     rng = np.random.default_rng(seed)
     drawn = [(np.sort(rng.choice(a, len(a))), rng.choice(b, len(b))) for _ in range(resamples)]
     ahead = [_ahead(own, other) for own, other in drawn]
-    gaps = [float(np.median(own) - np.median(other)) for own, other in drawn]
+    gaps = [_gap(float(np.median(own)), float(np.median(other))) for own, other in drawn]
     gap = stats.ks_2samp(a, b)
     return Comparison(
         _interval(_ahead(a, b), ahead),
-        _interval(float(np.median(a) - np.median(b)), gaps),
+        _interval(_gap(first.median, second.median), gaps),
         float(gap.statistic),
         float(gap.pvalue),
         (len(a), len(b)),
@@ -104,8 +114,18 @@ def _ahead(ascending_A: Floats, scores_B: Floats) -> float:
     return float(1 - below.mean() / 2 / len(ascending_A))
 
 
+def _gap(first: float, second: float) -> float:
+    """first - second; two failures are as good as each other."""
+    return 0.0 if first == second else first - second
+
+
 def _interval(value: float, samples: Sequence[float]) -> Interval:
-    low, high = np.quantile(samples, [0.025, 0.975])
+    ascending = np.sort(samples)
+    if np.isfinite(ascending).all():
+        low, high = np.quantile(ascending, [0.025, 0.975])
+    else:  # there is nothing between a failure and a score: the next sample further out
+        last = len(ascending) - 1
+        low, high = ascending[math.floor(0.025 * last)], ascending[math.ceil(0.975 * last)]
     return Interval(value, float(low), float(high))
 
 
@@ -167,8 +187,14 @@ def split(evaluations: Sequence[Evaluation], keep: Callable[[Any], bool]) -> tup
 
 
 def chart(distributions: Mapping[str, Distribution], unit: str) -> Chart:
-    """The share of architectures that score at least so much, a line each; at most two stand out by colour."""
+    """The share of architectures that score at least so much, a line each; at most two stand out by colour.
+
+    Raises:
+        ValueError: every architecture failed.
+    """
     scores = np.concatenate([own.scores[np.isfinite(own.scores)] for own in distributions.values()])
+    if not len(scores):
+        raise ValueError("scores: every architecture failed; there is nothing to draw")
     low = float(np.quantile(scores, 0.01))  # a few failures do not decide the scale
     places = np.linspace(low, float(scores.max()), 200)
     drawn = Chart(

@@ -17,7 +17,7 @@ from eval.rank import load_matching
 from eval.report import rich_table, write_json
 from eval.scoring import ScoreConfig
 from eval.search.driver import SearchScorer
-from eval.search.edf import Comparison, Distribution, chart, compare, part, sample
+from eval.search.edf import FEWEST, Comparison, Distribution, chart, compare, part, sample
 from eval.search.history import Evaluation
 from eval.search.marginals import marginals
 from eval.search.problem import Constraints, Problem
@@ -41,7 +41,7 @@ class SpacesConfig:
     resamples: int = 2000  # of the intervals
 
     def __post_init__(self) -> None:
-        at_least(self, count=2, seed=0, resamples=1)
+        at_least(self, count=FEWEST, seed=0, resamples=1)
 
 
 def spaces(config: SpacesConfig, out: Path, console: Console) -> dict[str, Distribution]:
@@ -99,10 +99,9 @@ def _scores(scorer: SearchScorer, architectures: list[Any], name: str, console: 
 def _rows(found: dict[str, Distribution], others: dict[str, Comparison]) -> list[list[str]]:
     rows = [["part", "median", "expected best of 20", "chance that the first scores higher", "distance (p)"]]
     for text, own in found.items():
-        median = f"{float(own.scores[len(own.scores) // 2]):.4f}"
         against = others.get(text)
         told = ["", ""] if against is None else [str(against.ahead), f"{against.distance:.2f} ({against.p:.3f})"]
-        rows.append([text, median, f"{own.best_of(20):.4f}", *told])
+        rows.append([text, f"{own.median:.4f}", f"{own.best_of(20):.4f}", *told])
     return rows
 
 

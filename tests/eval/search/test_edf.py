@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from scipy import stats
 from toy_search import SPACE, ToyScorer, evaluate
 
 from architectures.spaces import SMASH, MLPSpace
+from eval.metrics import Interval
 from eval.search import edf_command
 from eval.search.algorithms import RandomSearch
 from eval.search.edf import Distribution, chart, compare, part, sample, split
@@ -40,6 +42,31 @@ def test_two_spaces_are_compared_by_who_is_ahead() -> None:
     assert same.ahead.value == 0.5 and same.distance == 0 and same.p == pytest.approx(1)
     svg = chart({"a": Distribution.of(a), "b": Distribution.of(b)}, "points").svg()
     assert svg.count("<polyline") == 2 and "nan" not in svg
+
+
+def test_failures_in_both_samples_are_compared_without_a_warning() -> None:
+    failed = float("-inf")
+    some = Distribution.of([failed, failed, 1.0, 2.0, 3.0])
+    most = Distribution.of([failed, failed, failed, failed, 3.0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert compare(most, most, 200).median == Interval(0.0, -np.inf, np.inf)
+        assert compare(some, some, 200).median.value == 0.0
+        assert compare(some, most, 200).median.value == np.inf and compare(most, some, 200).median.value == -np.inf
+        none = Distribution.of([failed] * 3)
+        assert compare(none, none, 20).median == Interval(0.0, 0.0, 0.0) and none.best_of(20) == failed
+    with pytest.raises(ValueError, match="every architecture failed"):
+        chart({"a": none}, "points")
+
+
+def test_tables_show_the_median_that_is_recorded() -> None:
+    own = Distribution.of([1.0, 2.0, 4.0, 8.0])
+    assert edf_command._rows({"part": own}, {})[1][:2] == ["part", "3.0000"]
+
+
+def test_samples_too_small_for_a_distribution_are_refused_at_once() -> None:
+    with pytest.raises(ValueError, match=r"SpacesConfig\.count=2: must be at least 3"):
+        SpacesConfig(parts=("0 to 3 = none",), count=2)
 
 
 def test_parts_of_spaces_are_cut_by_choices() -> None:
