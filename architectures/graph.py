@@ -153,9 +153,10 @@ class ArchGraph:
     @property
     def macs(self) -> int:
         """Multiply-accumulate operations of convolutions and linear layers for one input."""
-        size = self.attributes["size"]
+        # Positions are whole; sizes are square roots to three decimals, which is enough for 250,000 of them.
+        positions = np.rint(self.attributes["size"] ** 2).astype(np.int64)
         return sum(
-            int(np.prod(row.leaf.shape) * size[row.node] ** 2)
+            int(np.prod(row.leaf.shape)) * int(positions[row.node])
             for row in self.parameters
             if row.leaf.role in ("kernel", "head_kernel")
         )

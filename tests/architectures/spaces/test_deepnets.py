@@ -174,6 +174,15 @@ def test_graphs_are_what_tracing_says_of_the_plain_program(network: DeepNet) -> 
     assert_graph_is_the_trace(SPACE, network, attributes=network.norm != "group")
 
 
+@pytest.mark.parametrize("channels", [12, 20, 48])
+def test_token_mixers_count_every_channel(channels: int) -> None:
+    text = f"conv3 none relu | 16 | max>{channels} mix-e2 | average"
+    pixels, hidden = 7 * 7, 2 * 7 * 7
+    # stem, the convolution to more channels after the pool, both layers of the mixer for each channel, classifier
+    expected = 14 * 14 * 9 * 16 + pixels * 16 * channels + channels * 2 * pixels * hidden + channels * 10
+    assert SPACE.cost(SPACE.from_string(text)).macs == expected
+
+
 def test_full_size_networks_are_models_of_their_own() -> None:
     sizes = (32, 16, 8, 4)
     counts = {}
