@@ -74,7 +74,7 @@ def _encode_unit(
 ) -> None:
     unit, slots = allocated.unit, allocated.slots
     values = {
-        "op": shape.ops[section].index(op_name(unit, shape.narrow[section])),
+        "op": shape.ops[section].index(op_name(unit, shape, section)),
         "prepare": shape.prepares.index((unit.norm, unit.activation in SMOOTH)),
         "activation": ACTIVATIONS.index(unit.activation),
         "source": unit.source,

@@ -117,8 +117,8 @@ def _variant_ids(group: LeafGroup) -> Mapping[Leaf, int]:
     return {leaf: index for index, leaf in enumerate(group.variants)}
 
 
-def op_name(unit: Unit, narrow: int) -> str:
-    """Which of a section's ops computes a unit."""
+def op_name(unit: Unit, shape: TapeShape, section: int) -> str:
+    """Which of a section's ops computes a unit; what it names may be none of them."""
     if unit.kind == "skip" and unit.offset:
         return "beside"
     if unit.kind == "depthwise":
@@ -126,8 +126,10 @@ def op_name(unit: Unit, narrow: int) -> str:
     if unit.kind == "conv" and unit.kernel == 1:
         return "dense"
     if unit.kind == "conv":
-        wide = max(unit.inputs, unit.offset + unit.outputs) > narrow
-        return f"{'conv' if wide else 'narrow'}{unit.kernel}d{unit.dilation}"
+        narrow = shape.narrow[section]
+        fits = max(unit.inputs, unit.offset + unit.outputs) <= narrow
+        cheaper = unit.kernel > 3 or narrow < shape.channels[section]  # than the program of all channels
+        return f"{'narrow' if fits and cheaper else 'conv'}{unit.kernel}d{unit.dilation}"
     return unit.kind
 
 
@@ -306,7 +308,7 @@ def _allocated(unit: Unit, shape: TapeShape, section: int, used: dict[str, int])
         raise ValueError(
             f"{unit.name}: {unit.kind} at {_at(shape, section)}; this space has it up to {shape.tokens} pixels"
         )
-    if op_name(unit, shape.narrow[section]) not in shape.ops[section]:
+    if op_name(unit, shape, section) not in shape.ops[section]:
         raise ValueError(
             f"{unit.name}: {unit.kind} of kernel {unit.kernel}, dilation {unit.dilation} from {unit.inputs} to "
             f"{unit.outputs} channels at {_at(shape, section)}; the space has no such op there"

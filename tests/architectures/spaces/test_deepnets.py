@@ -71,6 +71,14 @@ def test_samples_repeat_and_stay_within_their_split() -> None:
         SPACE.sample_split("narrow", 0)  # type: ignore[arg-type]
 
 
+def test_spaces_without_wider_channels_have_convolutions() -> None:
+    space = dataclasses.replace(SPACE, channels=SPACE.widths)
+    network = space.from_string("conv3 batch relu | 16 basic-k3 plain-k5 | max>32 bottle-k3-g1 | average")
+    for section, units in enumerate(space.tape(network).sections):
+        named = [space.shape.ops[section][op] for op in space.encode(network)["op"][section][: len(units)]]
+        assert named.count("conv3d1") == (2, 1, 0)[section] and named.count("narrow5d1") == (1, 0, 0)[section]
+
+
 def test_training_draws_every_kind_of_block() -> None:
     drawn = [SPACE.sample(seed) for seed in range(200)]
     kinds = collections.Counter(block.kind for network in drawn for stage in network.stages for block in stage.blocks)
