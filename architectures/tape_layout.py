@@ -109,12 +109,12 @@ class TapeShape:
 
     def group_ids(self, group: str) -> Mapping[Leaf, int]:
         """Variant -> its index."""
-        return _variant_ids(self.layout[group])
+        return self._group_ids[group]
 
-
-@functools.cache
-def _variant_ids(group: LeafGroup) -> Mapping[Leaf, int]:
-    return {leaf: index for index, leaf in enumerate(group.variants)}
+    @functools.cached_property
+    def _group_ids(self) -> Mapping[str, Mapping[Leaf, int]]:
+        """Of all groups, kept here: a cache by group would hash all variants at every call."""
+        return {name: {leaf: i for i, leaf in enumerate(group.variants)} for name, group in self.layout.items()}
 
 
 def op_name(unit: Unit, shape: TapeShape, section: int) -> str:

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import functools
+import itertools
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ from architectures.layout import occupancy
 from architectures.spaces import DeepNets, deepnets_models
 from architectures.spaces.deepnets_blocks import lower
 from architectures.spaces.deepnets_sampling import SPLITS, Split
-from architectures.spaces.deepnets_text import OPTIONS, Block, DeepNet
+from architectures.spaces.deepnets_text import OPTIONS, Block, DeepNet, Stage
 from architectures.spaces.registry import settings
 from architectures.tape import tape_leaves
 from tests.architectures.spaces.tapes import assert_graph_is_the_trace
@@ -170,7 +171,27 @@ def test_wrong_sizes_are_refused() -> None:
 
 def test_the_space_says_how_large_it_is() -> None:
     assert SPACE.size > 10**20
-    assert "deepnets: about 10^" in SPACE.describe()
+    assert "deepnets: about 10^23.1" in SPACE.describe()
+    assert DeepNets(tokens=1).size < SPACE.size  # has no attention
+    assert dataclasses.replace(SPACE, channels=SPACE.widths).size < SPACE.size  # has no expansions at the widest
+
+
+def test_a_small_space_has_as_many_networks_as_it_says() -> None:
+    sizes: dict[str, Any] = {"widths": (4,), "channels": (4,), "units": (14,), "kernels": (3,), "tokens": 1}
+    small = DeepNets(input_shape=(2, 2, 1), blocks=2, blocks_deep=3, norm_kinds=("batch",), **sizes)
+    blocks = [Block(kind, branches=("conv3",) if kind in ("sum", "cat") else ()) for kind in OPTIONS if kind != "pos"]
+    blocks += [
+        Block(kind, tuple(zip(OPTIONS[kind], values, strict=True)))
+        for kind in OPTIONS
+        for values in itertools.product(*(small.choices(kind, letter, 4) for letter in OPTIONS[kind]))
+        if kind not in ("sum", "cat", "pos")
+    ]
+    found = set()
+    for chosen in (*((block,) for block in blocks), *itertools.product(set(blocks), repeat=2)):
+        network = DeepNet("conv3", "batch", "relu", (Stage(None, 4, chosen),))
+        if small._fault(network) is None:
+            found.add(network)
+    assert len(found) * 3 == small.size  # by activations
 
 
 # ------------------------------------------------------------------------------------------------- graphs and traces
