@@ -3,9 +3,10 @@
     delta[a, b, i, o] = sum_r left[a, b, i, r] * right[o, r] / sqrt(R)
 
 "lowrank" reads the factors off tiles, which wider layers repeat with signs. "coordinate" computes every row of a factor
-from Fourier features of its index, so that layers of any width and kernels of any extent get values of their own,
-without copies: what the Universal Hypernetwork does for single weights (every value from its coordinates), at the cost
-of the factors alone.
+from Fourier features of its index, so that layers of up to 4,096 channels and kernels of any extent get values of their
+own, without copies: what the Universal Hypernetwork does for single weights (every value from its coordinates), at the
+cost of the factors alone. Features repeat after 4,096 indices: in wider layers (graphs admit 8,192 inputs and 65,536
+outputs), channels that lie so far apart have the same values.
 
 Shape letters: S slots, D state width, H hidden units, R rank, K kernel positions along an axis, T channels of a tile, I
 inputs, O outputs, F frequencies.
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 from architectures.ops import Role
 from ghn.decoder import Decoder, VectorDecoder, copy_signs, wrap
 
-FREQUENCIES = 12  # F: indices are told apart up to 2^12
+FREQUENCIES = 12  # F: 2^12 indices are told apart, then features repeat; checkpoints have weights for so many
 VECTOR_ROLES: tuple[Role, ...] = ("scale", "bias", "head_bias")
 
 

@@ -13,7 +13,7 @@ from architectures.switch import cut
 from ghn.api import Hypernetwork
 from ghn.config import GHNConfig
 from ghn.decoder import copy_signs
-from ghn.factors import FREQUENCIES, CoordinateDecoder, CoordinateVectorDecoder, LowRankDecoder
+from ghn.factors import FREQUENCIES, CoordinateDecoder, CoordinateVectorDecoder, LowRankDecoder, _features
 
 WIDTH, HIDDEN, TILE, KERNEL, RANK = 6, 8, 5, 3, 2
 STATES = jnp.asarray(np.random.default_rng(0).normal(size=(2, WIDTH)), jnp.float32)
@@ -88,7 +88,14 @@ def test_the_rank_is_bounded_and_heads_are_kernels_of_one_position(name: str) ->
     np.testing.assert_allclose(head, DECODERS[name](STATES, (1, 1, 4, 3))[:, 0, 0], rtol=1e-6)
 
 
-def test_coordinates_make_no_copies_however_wide() -> None:
+def test_coordinates_repeat_after_as_many_as_the_frequencies_tell_apart() -> None:
+    period = 2**FREQUENCIES
+    assert period == 4096  # as the decoder's description says
+    np.testing.assert_allclose(_features((0, 5)), _features((period, period + 5)), atol=1e-9)
+    assert len(np.unique(_features(tuple(range(period))).round(4), axis=0)) == period
+
+
+def test_coordinates_make_no_copies_within_the_period() -> None:
     rows = np.asarray(DECODERS["coordinate"](STATES, (1, 1, 3, 700)))[0, 0, 0].T
     assert len(np.unique(np.round(rows, 6), axis=0)) == 700
 
