@@ -94,6 +94,7 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         one_of(self, "name")
+        at_least(self, warmup=0)
         if not self.learning_rate > 0:
             raise ValueError(f"OptimizerConfig.learning_rate={self.learning_rate}: must be positive")
         if not 0 <= self.ema < 1:

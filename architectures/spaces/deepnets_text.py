@@ -63,6 +63,10 @@ class Block:
         if self.kind not in OPTIONS:
             raise ValueError(f"block {self.kind!r}: use one of {', '.join(OPTIONS)}")
         given, known = dict(self.options), OPTIONS[self.kind]
+        letters = [letter for letter, _ in self.options]
+        if len(given) < len(letters):
+            twice = next(letter for letter in letters if letters.count(letter) > 1)
+            raise ValueError(f"block {self.kind!r}: option {twice!r} is given {letters.count(twice)} times")
         unknown = sorted(set(given) - set(known))
         if unknown:
             raise ValueError(f"block {self.kind!r}: no option {unknown[0]!r}; it has {', '.join(known) or 'none'}")
@@ -168,4 +172,6 @@ def _block(word: str) -> Block:
             raise ValueError(f"block {word!r}: cannot read {item!r}; options are a letter and a number, or 'se'")
         if match is not None:
             options.append((match[1], int(match[2])))
+    if rest.count("se") > 1:
+        raise ValueError(f"block {word!r}: 'se' is given {rest.count('se')} times")
     return Block(kind, tuple(options), "se" in rest, tuple(branches.split("+")) if branches else ())

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import re
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -162,10 +163,10 @@ class MLPSpace(SearchSpace[MLP]):
 
     def from_string(self, text: str) -> MLP:
         """Reads `to_string`'s text; ValueError naming what is wrong."""
-        try:
-            architecture = MLP(tuple(int(part) for part in text.strip().split("-")))
-        except ValueError as error:
-            raise ValueError(f"architecture {text!r}: give the width of every hidden layer, as in 100-100") from error
+        parts = text.strip().split("-")
+        if not all(re.fullmatch("[1-9][0-9]*", part) for part in parts):  # int() would read 5_0 and +50 too
+            raise ValueError(f"architecture {text!r}: give the width of every hidden layer, as in 100-100")
+        architecture = MLP(tuple(map(int, parts)))
         self._check(architecture)
         return architecture
 

@@ -29,6 +29,11 @@ def test_a_negative_seed_is_named(config: type) -> None:
         config(seed=-1)
 
 
+def test_a_negative_warmup_is_named() -> None:
+    with pytest.raises(ValueError, match=r"OptimizerConfig\.warmup=-5: must be at least 0"):
+        OptimizerConfig(warmup=-5)
+
+
 @pytest.mark.parametrize(
     ("config", "field", "value", "choices"),
     [

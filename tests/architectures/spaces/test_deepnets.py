@@ -43,6 +43,8 @@ def test_text_survives() -> None:
         ("conv4 batch relu | 16 basic | average", r"stem 'conv4'; use one of conv3"),
         ("conv3 batch relu | max>16 basic | average", r"stage 0 begins with 'max>16'; write '16'"),
         ("conv3 batch relu | 16 basic-q2 | average", r"stage 0: block 'basic': no option 'q'; it has k"),
+        ("conv3 batch relu | 16 plain-k3-k5-k3 | average", r"stage 0: block 'plain': option 'k' is given 3 times"),
+        ("conv3 batch relu | 16 mb-e2-se-se | average", r"stage 0: block 'mb-e2-se-se': 'se' is given 2 times"),
         ("conv3 batch relu | 16 sum | average", r"branches belong to 'sum' and 'cat'"),
         ("conv3 batch relu | 16 basic-k9 | average", r"k=9; choices \[3, 5, 7\]"),
         ("conv3 batch relu | 10 basic | average", r"width 10 is no multiple of 4"),

@@ -82,7 +82,16 @@ def test_observed_are_the_units_that_exist(images: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("7-x", "100-100"), ("7-4", "width 4"), ("7-7-7-7", "4 hidden layers"), ("", "100-100")]
+    ("text", "message"),
+    [
+        ("7-x", "100-100"),
+        ("7-4", "width 4"),
+        ("7-7-7-7", "4 hidden layers"),
+        ("", "100-100"),
+        ("0_7-7", "100-100"),
+        ("+7", "100-100"),
+        ("07", "100-100"),
+    ],
 )
 def test_bad_texts_name_what_is_wrong(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
