@@ -68,7 +68,7 @@ class Options:
     share: float = 0.1  # of the steps that the truth took
     steps: tuple[int, ...] = (62, 124, 248)  # choices for a short training; 62 are one pass over the images
     rounds: tuple[int, ...] = (62, 124, 248)  # steps of every round where there are several
-    whole: int = 620  # steps of a whole one
+    whole: int = 620  # steps of a whole one; 0: that attempt is left out
     rates: tuple[float, float] = (0.02, 0.1)  # peak learning rates from generated weights and from the initialiser
     images: int = 500  # images of each split that the screening score uses
     classes: int | None = None  # take only so many of each half
@@ -145,16 +145,18 @@ def spent_in(budget: float, options: Options, count: int) -> dict[str, Attempt]:
     def halving(start: Starts) -> Attempt:
         return chosen_of([tuple(Round(start, steps, min(1.0, even / steps)) for steps in options.rounds)])
 
-    whole = (Round(INITIALISER, options.whole, min(1.0, budget / options.whole)),)
-    return {
+    attempts = {
         "short, from generated weights": chosen_of(plans(count, budget, options.steps, [GENERATED])),
         "short, from the initialiser": chosen_of(plans(count, budget, options.steps, [INITIALISER])),
         "short, from both": chosen_of(plans(count, budget, options.steps, [BOTH])),
         "in rounds, from generated weights": halving(GENERATED),
         "in rounds, from the initialiser": halving(INITIALISER),
-        "whole trainings of a few": chosen_of([whole]),
         "learned from the other half's accuracies": learned(options.steps[0]),
     }
+    if options.whole:
+        whole = Round(INITIALISER, options.whole, min(1.0, budget / options.whole))
+        attempts["whole trainings of a few"] = chosen_of([(whole,)])
+    return attempts
 
 
 # --------------------------------------------------------------------------------------------------------- judging
