@@ -44,7 +44,7 @@ def calibrate(model: Any, variables: Any, batches: Iterable[Any], **apply_kwargs
         The variables (Linen) or a copy of the module in evaluation mode (NNX) with new statistics.
 
     Raises:
-        ValueError: no batch, or nothing to calibrate; or statistics that are not finite.
+        ValueError: no batch, or nothing to calibrate; statistics that no batch enters, or that are not finite.
         TypeError: neither a Linen nor an NNX module.
     """
     if isinstance(model, nn.Module):
@@ -118,6 +118,11 @@ def _calibrated(step: Callable[..., Any], like: Any, batches: Iterable[Any]) -> 
     for name, leaf in zip(names, pooled, strict=True):
         if not np.all(np.isfinite(leaf)):
             raise ValueError(f"batches: {name} is not finite; look at the inputs and at what comes before it")
+    if flat and all(np.array_equal(old, new) for (_, old), new in zip(flat, pooled, strict=True)):
+        raise ValueError(
+            "model: no batch enters any running statistics; give the call the flag that makes it train "
+            "(use_running_average=False in normalisations)"
+        )
     return jax.tree.unflatten(structure, [jnp.asarray(x, dtype) for x, dtype in zip(pooled, dtypes, strict=True)])
 
 

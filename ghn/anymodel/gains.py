@@ -8,6 +8,10 @@ BAND, the size of the next kernel brings them together again. Kernels in front o
 answer of at most CALM instead, where evaluation with initial statistics is close to that with a batch's; as soon as
 there are such statistics, their size makes no difference.
 
+So models with batch normalisations are followed twice: as in training or after `calibrate`, with a batch's statistics,
+which decides on sizes; and as they are, with initial ones, where signals may die out on their way. What would be more
+than LOOSE times too strong or weak there is moved, but by no more than REACH.
+
 What is known of ops is rough; errors that both kinds of weights share cancel.
 """
 
@@ -26,6 +30,8 @@ from architectures.ops import Leaf
 from ghn.anymodel.signals import UNIT, Signal, answered, entering, summed
 
 BAND = 2.0  # by how much signals under predicted weights may differ from those under initial ones
+LOOSE = 3.0  # the same with initial statistics, where a batch's were followed too
+REACH = 2.5  # by how much a size may be moved for that
 TABLE = 1.5  # the same for tables, which nothing precedes; the head that a table may be too cannot be corrected
 CALM = 0.5  # strongest answer in front of a batch normalisation (its root mean square)
 FAINT = 1e-4  # initial signals below this have died out already; predicted ones do not follow them
@@ -73,6 +79,23 @@ class State(NamedTuple):
 def gains(graph: ArchGraph, weights: Sequence[NodeWeights]) -> list[Gain]:
     """For every node, the size of its kernel (the learned one, or the nearest that keeps signals alive), and of its
     bias: in units of what the kernel answers initially, where that is less than 1; a constant would drown it."""
+    if "batch_norm" not in graph.ops:
+        return _followed(graph, weights)
+    with_batch = _followed(graph, weights, batch=True)
+    return _followed(graph, weights, settled=[gain.size for gain in with_batch])
+
+
+def _followed(
+    graph: ArchGraph, weights: Sequence[NodeWeights], batch: bool = False, settled: Sequence[float] | None = None
+) -> list[Gain]:
+    """Gains by following signals once.
+
+    Args:
+        graph: of the model.
+        weights: of its nodes.
+        batch: statistics of batch normalisations are a batch's, not the initial ones.
+        settled: sizes that were decided on before, which are moved by REACH at most.
+    """
     reads: list[list[int]] = [[] for _ in graph.ops]
     readers: list[set[str]] = [set() for _ in graph.ops]
     for source, target in graph.edges.tolist():
@@ -90,10 +113,12 @@ def gains(graph: ArchGraph, weights: Sequence[NodeWeights]) -> list[Gain]:
         gain = Gain()
         if own.leaf is not None:
             after = _answer(op, own, before, int(groups[node]))
-            gain = _gain(own, after, readers[node])
+            gain = _gain(own, after, readers[node], None if settled is None else settled[node])
             before = _with_kernel(op, before, after, gain.size)
         elif op == "shift":
             gain = Gain(bias=_quiet(before.initial.strength))
+        elif op == "batch_norm" and batch:
+            before = State(UNIT, UNIT)
         elif op == "embedding":  # the index comes first, then who owns the table
             before = _shared_table([(weights[source], result[source].size) for source in reads[node][1:]])
         result.append(gain)
@@ -123,21 +148,26 @@ def _shared_table(owners: Sequence[tuple[NodeWeights, float]]) -> State:
     return State(UNIT, UNIT)
 
 
-def _gain(own: NodeWeights, after: State, readers: set[str]) -> Gain:
+def _gain(own: NodeWeights, after: State, readers: set[str], settled: float | None) -> Gain:
     square = after.initial.strength + own.bias[0]  # where signals have died out, initial biases are the answer
     initial = math.sqrt(max(square, FAINT**2))
     bias = _quiet(square)
     if own.tile is None:
         return Gain(bias=bias)
+    wanted = own.size if settled is None else settled
     if square < FAINT**2:  # nothing comes here initially: behind a factor of 0
-        return Gain(min(max(own.size, SMALLEST), LARGEST), bias)
+        return Gain(min(max(wanted, SMALLEST), LARGEST), bias)
     predicted = math.sqrt(max(after.predicted.strength, TINY**2))
     if readers == {"batch_norm"}:
         low, high = CALM / BAND, CALM
+    elif settled is not None:
+        low, high = initial / LOOSE, initial * LOOSE
     else:
         band = TABLE if own.leaf is not None and own.leaf.role == "embedding" else BAND
         low, high = initial / band, initial * band
-    size = min(max(own.size, low / predicted), high / predicted)
+    size = min(max(wanted, low / predicted), high / predicted)
+    if settled is not None and readers != {"batch_norm"}:
+        size = min(max(size, settled / REACH), settled * REACH)
     return Gain(min(max(size, SMALLEST), LARGEST), bias)
 
 

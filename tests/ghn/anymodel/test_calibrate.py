@@ -142,3 +142,15 @@ def test_what_is_no_average_goes_on_from_its_own_value() -> None:
     )
     norms = found["BatchNorm_0"], after["batch_stats"]["BatchNorm_0"]
     np.testing.assert_allclose(norms[0]["mean"], norms[1]["mean"] / 0.01, rtol=1e-2, atol=1e-3)
+
+
+class Frozen(nn.Module):
+    @nn.compact
+    def __call__(self, x: Any) -> Any:
+        return nn.BatchNorm(use_running_average=True)(x)
+
+
+def test_statistics_that_nothing_enters_are_not_taken_for_calibrated() -> None:
+    x = jnp.ones((2, 4))
+    with pytest.raises(ValueError, match="no batch enters any running statistics"):
+        ghn.calibrate(Frozen(), Frozen().init(jax.random.key(0), x), [x])
