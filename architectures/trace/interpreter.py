@@ -9,7 +9,7 @@ from typing import Any
 from jax.extend import core as jex
 
 from architectures.trace import control, ops
-from architectures.trace.drafts import KERNEL_OWNERS, Drafts, op_since
+from architectures.trace.drafts import KERNEL_OWNERS, NORMS, Drafts, op_since
 from architectures.trace.handlers import HANDLERS
 from architectures.trace.layout import view_axes
 from architectures.trace.straight import straight_through
@@ -116,6 +116,9 @@ class Interpreter:
         if how == "mul" and len(data) == 1 and any(value.leaves for value in others):
             data = [self._finished(data[0])]
             values = [*data, *others]
+        if how == "add" and len(data) == 1 and self._more_than_a_norm(data[0], others, len(shape)):
+            data = [Value(data[0].shape, self.drafts.settle(data[0]))]
+            values = [*data, *others]
         leaves: dict[LeafRef, Entry] = {}
         added = others if name in ("add", "add_any") else others[:1] if name == "sub" and not values[0].is_data else []
         literal_one = any(value.literal == 1.0 for value in added)
@@ -176,6 +179,29 @@ class Interpreter:
         if any(entry.how == "add" for entry in value.leaves.values()):
             return Value(value.shape, self.drafts.settle(value))
         return value
+
+    def _more_than_a_norm(self, value: Value, others: Values, rank: int) -> bool:
+        """Whether data is a normalisation that what is added is no bias of: it has one, or the leaf varies along more
+        than its channels (a position table)."""
+        assert value.source is not None
+        added = [(ref, entry) for other in others for ref, entry in other.leaves.items()]
+        op = op_since(value, math.prod(self.drafts.nodes[value.source].shape))
+        if not added or op not in NORMS | {"normalise"}:
+            return False
+        if any(entry.how == "add" for entry in value.leaves.values()):
+            return True
+        scaled = union(self._varying(ref, entry, rank)[0] for ref, entry in value.leaves.items() if entry.how == "mul")
+        for ref, entry in added:
+            along, leaf_axes = self._varying(ref, entry, rank)
+            if (not set(along) <= set(scaled)) if scaled else len(leaf_axes) > 1:
+                return True
+        return False
+
+    def _varying(self, ref: LeafRef, entry: Entry, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Along which axes of a value of this rank a leaf varies, and which axes of the leaf lie there."""
+        shape, axes = self.drafts.leaf_shape(ref), aligned(entry.axes, rank)
+        spread = [[own for own in part if shape[own - len(ref.part)] > 1] for part in axes]
+        return tuple(axis for axis, part in enumerate(spread) if part), union(tuple(part) for part in spread)
 
     def _without_biases(self, value: Value, others: Values, leaves: dict[LeafRef, Entry]) -> dict[LeafRef, Entry]:
         """Gives parameters that are added to the very output of a kernel's owner to that owner, as its bias."""

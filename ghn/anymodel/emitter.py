@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -94,11 +94,11 @@ class Emitter:
             elif role == "bias" or (role == "factor" and op == "shift"):
                 before = square or 0.0
                 after = self._channels(row) if decision.predicted else math.sqrt(before)
-                own.bias = (own.bias[0] + before, own.bias[1] + after)
+                own.bias = (own.bias[0] + before, _paired(np.add, own.bias[1], after))
             elif role == "scale" or (role == "factor" and op == "scale"):
                 before = 1.0 if square is None else square
                 after = 1 + self._channels(row) if decision.predicted else math.sqrt(before)
-                own.scale = (own.scale[0] * before, own.scale[1] * after)
+                own.scale = (own.scale[0] * before, _paired(np.multiply, own.scale[1], after))
         return result
 
     def _channels(self, row: Parameter) -> Floats:
@@ -117,3 +117,9 @@ class Emitter:
         if decision.predicted:
             own.tile, own.noise = self.matrix(row)
             own.size = self._host.size(self._states[row.node])
+
+
+def _paired(function: Callable[[Any, Any], Any], one: Floats | float, other: Floats | float) -> Any:
+    """A function of two vectors of one node, repeated to the length of the longer: they may vary along other axes."""
+    longest = max(np.size(one), np.size(other))
+    return function(*(np.resize(part, longest) if 1 < np.size(part) < longest else part for part in (one, other)))

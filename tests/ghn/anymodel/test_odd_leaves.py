@@ -237,3 +237,15 @@ def test_methods_flags_and_random_streams(hypernetwork: ghn.OpenHypernetwork) ->
     for model in (Encoder(), NNXEncoder()):
         with pytest.raises(TypeError, match="has no '__call__'; pass method="):
             ghn.predict(model, X, hypernetwork=hypernetwork)
+
+
+def test_scales_of_one_norm_may_vary_along_different_axes(hypernetwork: ghn.OpenHypernetwork) -> None:
+    def apply(p: Any, x: jax.Array) -> jax.Array:
+        x = x.reshape(4, 8, 16)
+        x = x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + 1e-6) * p["channels"] * p["places"]
+        return x @ p["w"]
+
+    params = {"channels": jnp.ones(16), "places": jnp.ones((8, 1)), "w": normal(16, 4)}
+    result = ghn.predict_params(apply, params, X, hypernetwork=hypernetwork)
+    assert {by_path(result)[name].op for name in ("channels", "places")} == {"rms_norm"}
+    assert np.isfinite(apply(result.params, X)).all()
