@@ -16,6 +16,7 @@ from architectures.graph import ArchGraph
 from architectures.trace.build import LeafSpec, build
 from architectures.trace.drafts import Drafts
 from architectures.trace.interpreter import Interpreter
+from architectures.trace.products import made
 from architectures.trace.values import Entry, LeafRef, Value
 
 EXPLICIT = jax.sharding.AxisType.Explicit
@@ -80,7 +81,7 @@ def graph_of_jaxpr(jaxpr: Any, params: Any, inputs: Any, state: Any = None) -> A
             values.append(Value(shape, drafts.add("input", [], shape, channels_out=channels)))
     consts = [Value(tuple(jnp.shape(c)), marks=remembered if jnp.ndim(c) else frozenset()) for c in jaxpr.consts]
     outputs = interpreter.run(jaxpr.jaxpr, consts, values)
-    ends = [drafts.settle(value) for value in outputs if value.is_data or value.leaves]
+    ends = [drafts.settle(made(interpreter, value)) for value in outputs if value.is_data or value.leaves]
     batch = next((int(leaf.shape[0]) for leaf in first if len(leaf.shape) > 0), 1)
     return build(drafts, leaves, ends, math.prod([batch]))
 

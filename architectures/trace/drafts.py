@@ -147,7 +147,9 @@ class Drafts:
         """Makes `node` own a leaf that entered by elementwise arithmetic."""
         op = self.nodes[node].op
         role: Role = "factor"
-        if op in NORMS and not entry.curved:
+        if entry.inner:
+            pass
+        elif op in NORMS and not entry.curved:
             role = "scale" if entry.how == "mul" else "bias" if entry.how == "add" else "factor"
         elif op == "shift" and entry.how == "add" and _nonunit(self.leaf_shape(ref)):  # a scalar is a strength
             role = "bias"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from architectures.trace import kernels, ops
+from architectures.trace import kernels, ops, products
 from architectures.trace.drafts import op_since
 from architectures.trace.layout import mean_size
 from architectures.trace.values import Entry, Value, no_axes
@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from architectures.trace.interpreter import Interpreter
 
 Values = list[Value]
+
+
+def _product(interpreter: Interpreter, equation: Any, values: Values, shape: tuple[int, ...]) -> Value:
+    waiting = products.waiting(equation, values, shape)
+    return kernels.product(interpreter, equation, values, shape) if waiting is None else waiting
 
 
 def _scatter(interpreter: Interpreter, equation: Any, values: Values, shape: tuple[int, ...]) -> Value:
@@ -65,7 +70,9 @@ def _reduce(interpreter: Interpreter, equation: Any, values: Values, shape: tupl
         if op in ops.ACTIVATIONS - {"activation"} or (op == "global_avg_pool" and pooled):
             value = interpreter.drafts.settle_now(value)
     kept = [axis for axis in range(len(value.shape)) if axis not in axes]
-    leaves = {ref: Entry(tuple(e.axes[a] for a in kept), e.how, e.offset) for ref, e in value.leaves.items()}
+    leaves = {
+        ref: Entry(tuple(e.axes[a] for a in kept), e.how, e.offset, inner=e.inner) for ref, e in value.leaves.items()
+    }
     kind = {"reduce_sum": "reduce_sum", "reduce_max": "reduce_max"}.get(equation.primitive.name, "reduce_other")
     marks = {
         kind,
@@ -105,7 +112,7 @@ def _update_slice(interpreter: Interpreter, equation: Any, values: Values, shape
 
 HANDLERS: dict[str, Callable[[Interpreter, Any, Values, tuple[int, ...]], Value]] = {
     "conv_general_dilated": kernels.convolution,
-    "dot_general": kernels.product,
+    "dot_general": _product,
     "ragged_dot_general": kernels.ragged_product,
     "gather": kernels.gather,
     "dynamic_slice": _dynamic_slice,

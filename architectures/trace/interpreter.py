@@ -8,7 +8,7 @@ from typing import Any
 
 from jax.extend import core as jex
 
-from architectures.trace import control, ops
+from architectures.trace import control, ops, products
 from architectures.trace.drafts import KERNEL_OWNERS, NORMS, Drafts, op_since
 from architectures.trace.handlers import HANDLERS
 from architectures.trace.layout import view_axes
@@ -17,6 +17,7 @@ from architectures.trace.values import Entry, LeafRef, Value, aligned, union
 
 Values = list[Value]
 
+CONTROL = frozenset(["scan", "while", "cond"])
 SHIFT = 0.5  # least number that, added in front of a clamp, makes a hard sigmoid of it
 
 
@@ -25,6 +26,7 @@ class Interpreter:
 
     def __init__(self, drafts: Drafts) -> None:
         self.drafts = drafts
+        self.products: dict[tuple[Value, Value], Value] = {}  # those of parameters that are nodes, by their operands
 
     # ------------------------------------------------------------------------------------------------------ walking
 
@@ -51,6 +53,9 @@ class Interpreter:
     def closed(self, closed: Any, arguments: Sequence[Value]) -> Values:
         """The outputs of a closed jaxpr (or an open one without constants)."""
         jaxpr = getattr(closed, "jaxpr", closed)
+        return [products.made(self, value) for value in self._inside(jaxpr, arguments)]
+
+    def _inside(self, jaxpr: Any, arguments: Sequence[Value]) -> Values:
         return self.run(jaxpr, [Value(_shape(var)) for var in jaxpr.constvars], arguments)
 
     def equation(self, equation: Any, values: Values) -> Values:
@@ -58,11 +63,16 @@ class Interpreter:
         name = equation.primitive.name
         values = [self.drafts.current(value) for value in values]
         shapes = [_shape(var) for var in equation.outvars]
-        if name in ("scan", "while", "cond"):
-            return getattr(control, f"run_{name}")(self, equation, values)
         inner = _called(equation)
-        if inner is not None:
-            return self.closed(inner, values)
+        if inner is not None and name not in CONTROL:
+            return self._inside(getattr(inner, "jaxpr", inner), values)
+        if any(value.product is not None for value in values):
+            result = products.carried(self, equation, values, shapes[0])
+            if result is not None:
+                return [result]
+            values = [products.made(self, value) for value in values]
+        if name in CONTROL:
+            return getattr(control, f"run_{name}")(self, equation, values)
         if not any(value.source is not None or value.leaves or value.marks for value in values):
             literal = values[0].literal if values and name in ("broadcast_in_dim", "convert_element_type") else None
             return [Value(shape, literal=literal) for shape in shapes]
@@ -131,7 +141,8 @@ class Interpreter:
                 entered = entry.how or (how if data and not value.is_data else "")
                 offset = entry.offset or (literal_one and not data)
                 bent = not value.is_data and ((name == "div" and value is values[-1]) or (bool(mark) and not data))
-                leaves[ref] = Entry(axes, entered, offset, entry.curved or bent)
+                inner = entry.inner or (old is not None and old.inner)
+                leaves[ref] = Entry(axes, entered, offset, entry.curved or bent, inner)
         if data and name in ("add", "add_any", "sub"):
             leaves = self._without_biases(data[0], others, leaves)
         marks = frozenset().union(*(value.marks for value in values))

@@ -86,12 +86,15 @@ def gather(interpreter: Interpreter, equation: Any, values: list[Value], shape: 
             "embedding", [interpreter.drafts.settle(index)], shape, channels_in=rows, channels_out=width
         )
         for ref, entry in table.leaves.items():
-            interpreter.drafts.own(node, ref, "embedding", axis_roles(entry, roles), entry.offset)
+            if entry.inner:
+                interpreter.drafts.own(node, ref, "factor", None, entry.offset)
+            else:
+                interpreter.drafts.own(node, ref, "embedding", axis_roles(entry, roles), entry.offset)
         return Value(shape, node)
     if not table.is_data and not table.leaves:
         return Value(shape, None if index is None else index.source, {}, frozenset() if index is None else index.marks)
     leaves = {
-        ref: Entry(gather_axes(equation, entry.axes, len(shape)), entry.how, entry.offset)
+        ref: Entry(gather_axes(equation, entry.axes, len(shape)), entry.how, entry.offset, inner=entry.inner)
         for ref, entry in table.leaves.items()
     }
     return Value(shape, table.source, leaves, table.marks)
@@ -136,7 +139,7 @@ def contract(
     node = interpreter.drafts.add(op, inputs, shape, **attributes)
     for ref, entry in weight.leaves.items():
         own = axis_roles(entry, roles[kernel])
-        if _spans(entry, roles[kernel], weight) or len(weight.leaves) == 1:
+        if not entry.inner and (_spans(entry, roles[kernel], weight) or len(weight.leaves) == 1):
             interpreter.drafts.own(node, ref, "kernel", own, entry.offset)
         else:
             interpreter.drafts.own(node, ref, "factor", None, entry.offset)

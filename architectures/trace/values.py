@@ -41,12 +41,31 @@ class Entry:
         how: "" while no data has been met; "mul", "add" or another primitive's name afterwards.
         offset: 1 was added to the leaf before it met data: (1 + scale) * x.
         curved: what met data is no multiple of the leaf, but its exponential, its inverse, ...
+        inner: it is one of several leaves whose matrix product the value holds.
     """
 
     axes: Axes
     how: str = ""
     offset: bool = False
     curved: bool = False
+    inner: bool = False
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Product:
+    """A product of two matrices that depend on no data (see `products`).
+
+    Attributes:
+        operands: the matrices.
+        inner: the axis of each that is contracted.
+        flipped: it has been transposed since.
+        is_matrix: it has not been reshaped since.
+    """
+
+    operands: tuple[Value, Value]
+    inner: tuple[int, int]
+    flipped: bool = False
+    is_matrix: bool = True
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -59,6 +78,7 @@ class Value:
         leaves: parameters that have entered and that no node owns yet.
         marks: what was done since the source, as far as it tells ops apart ("exp", "reduce_last", ...).
         literal: its number, for scalars written in the code and their broadcasts.
+        product: of parameters, which it is, and which nothing has used yet.
     """
 
     shape: tuple[int, ...]
@@ -66,6 +86,7 @@ class Value:
     leaves: Mapping[LeafRef, Entry] = dataclasses.field(default_factory=dict)
     marks: frozenset[str] = frozenset()
     literal: float | None = None
+    product: Product | None = None
 
     @property
     def is_data(self) -> bool:

@@ -59,3 +59,50 @@ def test_a_second_bias_behind_a_norm_is_a_shift() -> None:
 
     found = roles(linen_graph(call, jnp.ones((2, 8))))
     assert found["second"] == ("shift", "bias") and found["LayerNorm_0/bias"] == ("layer_norm", "bias")
+
+
+MERGED = {
+    "w + a b": lambda p: p["w"] + p["a"] @ p["b"],
+    "half of a b, transposed": lambda p: (0.5 * (p["a"] @ p["b"])).T + p["w"],
+    "normalised": lambda p: (p["w"] - p["a"] @ p["b"]) / jnp.linalg.norm(p["w"] - p["a"] @ p["b"], axis=0),
+}
+
+
+@pytest.mark.parametrize("way", MERGED)
+def test_a_product_of_parameters_that_is_added_to_a_kernel_holds_factors_of_it(way: str) -> None:
+    params = params_of(w=(8, 8), a=(8, 2), b=(2, 8), head=(8, 3))
+    graph = trace(lambda p, x: x @ MERGED[way](p) @ p["head"], params, jnp.ones((4, 8)))
+    assert graph.ops == ("input", "dense", "dense")
+    assert roles(graph) == {
+        **dict.fromkeys(("a", "b"), ("dense", "factor")),
+        **dict.fromkeys(("w", "head"), ("dense", "kernel")),
+    }
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_a_product_of_kernels_is_a_layer_for_each(flipped: bool) -> None:
+    def apply(p: Any, x: jax.Array) -> jax.Array:
+        kernel = (p["c"].T @ p["b"].T @ p["a"].T).T if flipped else p["a"] @ p["b"] @ p["c"]
+        return jax.nn.relu(x) @ kernel
+
+    graph = trace(apply, params_of(a=(8, 2), b=(2, 3), c=(3, 5)), jnp.ones((4, 8)))
+    assert graph.ops == ("input", "relu", "dense", "dense", "dense")
+    assert [row.leaf.shape for row in sorted(graph.parameters, key=lambda row: row.node)] == [
+        (1, 1, 8, 2),
+        (1, 1, 2, 3),
+        (1, 1, 3, 5),
+    ]
+
+
+def test_learned_queries_stay_a_constant_that_goes_through_a_layer() -> None:
+    def apply(p: Any, x: jax.Array) -> jax.Array:
+        keys, values = x @ p["key"], x @ p["value"]
+        return jax.nn.softmax(jnp.einsum("md,bnd->bmn", p["latents"] @ p["query"], keys)) @ values
+
+    params = params_of(latents=(6, 8), query=(8, 8), key=(8, 8), value=(8, 8))
+    graph = trace(apply, params, jnp.ones((2, 5, 8)))
+    assert roles(graph) == {
+        "latents": ("constant", "embedding"),
+        **dict.fromkeys(("query", "key", "value"), ("dense", "kernel")),
+    }
+    assert "query_key" in graph.ops

@@ -249,3 +249,10 @@ def test_scales_of_one_norm_may_vary_along_different_axes(hypernetwork: ghn.Open
     result = ghn.predict_params(apply, params, X, hypernetwork=hypernetwork)
     assert {by_path(result)[name].op for name in ("channels", "places")} == {"rms_norm"}
     assert np.isfinite(apply(result.params, X)).all()
+
+
+def test_a_low_rank_addition_that_begins_at_0_stays_there(hypernetwork: ghn.OpenHypernetwork) -> None:
+    params = {"w": normal(16, 16), "a": normal(16, 2), "b": jnp.zeros((2, 16))}
+    result = ghn.predict_params(lambda p, x: x @ (p["w"] + p["a"] @ p["b"]), params, X, hypernetwork=hypernetwork)
+    assert not result.params["b"].any() and by_path(result)["w"].reason == "scale: LeCun"
+    np.testing.assert_array_equal(result.params["a"], params["a"])
