@@ -103,7 +103,7 @@ def _first(interpreter: Interpreter, equation: Any, values: Values, shape: tuple
     padded = chosen.viewed(
         shape, axes if len(shape) == len(chosen.shape) else {ref: no_axes(len(shape)) for ref in axes}
     )
-    return padded.marked("moved") if chosen.is_data else padded
+    return padded.marked("moved", *ops.parts(equation)[0]) if chosen.is_data else padded
 
 
 def _update_slice(interpreter: Interpreter, equation: Any, values: Values, shape: tuple[int, ...]) -> Value:

@@ -82,7 +82,9 @@ class Interpreter:
             return [first, *(first.in_shape(shape) for shape in shapes[1:])]
         if name in ops.VIEWS or name in ops.SCANS_OF_ARRAYS:
             viewed = values if len(values) == len(shapes) else values[:1] * len(shapes)  # a sort moves all its operands
-            return [self.view(equation, value, shape) for value, shape in zip(viewed, shapes, strict=True)]
+            results = [self.view(equation, value, shape) for value, shape in zip(viewed, shapes, strict=True)]
+            marks = ops.parts(equation) or [[]] * len(results)
+            return [v.marked(*own) if v.is_data else v for v, own in zip(results, marks, strict=True)]
         mark = ops.NONLINEAR.get(name)
         if name in ops.SILENT:
             mark = ""
@@ -119,6 +121,8 @@ class Interpreter:
         others = [value for value in values if not value.is_data]
         if len({value.source for value in data}) > 1 or (name in ("add", "add_any") and _residual(data)):
             return self._join(name, data, others, shape)
+        if name in ("mul", "div") and _of_different_parts(data):
+            return self._join(name, data, others, shape)
         if len(data) == 1 and any(value.leaves or "state" in value.marks for value in others):
             data = [self._activated(data[0])]
             values = [*data, *others]
@@ -152,7 +156,8 @@ class Interpreter:
             marks |= {"shifted"}
         if name in ("sub", "add", "add_any") and len(data) == 2:
             reduced = any(m.startswith("reduce") for m in marks)  # less the mean of what was moved: no neighbours
-            marks |= {"stencil" if "moved" in marks and not reduced else "sub"}
+            moved = "moved" in marks and not (parts_of(data[0]) == parts_of(data[1]) != set())
+            marks |= {"stencil" if moved and not reduced else "sub"}
         if name == "mul" and len(data) == 2 and data[0].source is not None:
             gates = [bool(value.marks & {"logistic", "max"}) for value in data]  # x sigmoid(x); "hard" ones are clamped
             marks |= {"self" if gates[0] != gates[1] else "power"}
@@ -283,6 +288,17 @@ def _residual(data: Values) -> bool:
     if {"stencil" in value.marks for value in data} == {True, False} and not (data[0].marks and data[1].marks):
         return True
     return data[0] is data[1] or untouched or with_parameters in ([True, False], [False, True])
+
+
+def parts_of(value: Value) -> set[str]:
+    """The slices of its source that a value is a function of."""
+    return {mark for mark in value.marks if mark.startswith(ops.PART)}
+
+
+def _of_different_parts(data: Values) -> bool:
+    """Whether two values are of different slices of one: a gate and what it opens."""
+    parts = [parts_of(value) for value in data]
+    return len(data) == 2 and all(parts) and parts[0] != parts[1]
 
 
 def _shifting(others: Values) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 OPS = (
     # owners of kernels
     "conv",
@@ -73,6 +75,23 @@ VIEWS = frozenset(
 
 # Of these, those that put other elements in an element's place: sums of what was moved are stencils, not doublings.
 MOVES = frozenset(["slice", "split", "rev", "dynamic_slice"])
+
+
+PART = "part of it: "  # begins the marks that tell slices of one value apart
+
+
+def parts(equation: Any) -> list[list[str]]:
+    """Marks of which part of its operand each result of a slicing operation is; empty for other operations."""
+    name, parameters = equation.primitive.name, equation.params
+    if name == "split":
+        sizes, axis = [int(size) for size in parameters["sizes"]], parameters["axis"]
+        return [[f"{PART}{index} of {sizes} along {axis}"] for index in range(len(sizes))]
+    if name == "slice":
+        return [[f"{PART}{parameters['start_indices']} to {parameters['limit_indices']} by {parameters['strides']}"]]
+    if name in ("pad", "rev"):
+        return [[f"{PART}{name} {sorted(map(str, parameters.values()))}"]]
+    return []
+
 
 # One result from operands of its shape, linear in each.
 LINEAR = frozenset(

@@ -106,3 +106,29 @@ def test_learned_queries_stay_a_constant_that_goes_through_a_layer() -> None:
         **dict.fromkeys(("query", "key", "value"), ("dense", "kernel")),
     }
     assert "query_key" in graph.ops
+
+
+GATES = {
+    "glu": (lambda a, b: a * jax.nn.sigmoid(b), ["sigmoid"]),
+    "swiglu": (lambda a, b: jax.nn.silu(a) * b, ["silu"]),
+    "geglu": (lambda a, b: jax.nn.gelu(a) * b, ["gelu"]),
+    "wavenet": (lambda a, b: jnp.tanh(a) * jax.nn.sigmoid(b), ["tanh", "sigmoid"]),
+    "plain": (lambda a, b: a * b, []),
+    "ratio": (lambda a, b: a / b, []),
+}
+
+
+@pytest.mark.parametrize("way", GATES)
+@pytest.mark.parametrize("split", [lambda x: jnp.split(x, 2, -1), lambda x: (x[..., :8], x[..., 8:])])
+def test_a_gate_on_two_halves_of_one_product_is_that_on_two_products(way: str, split: Any) -> None:
+    gate, functions = GATES[way]
+    x = jnp.ones((2, 4))
+    halves = trace(lambda p, x: gate(*split(x @ p["w"])) @ p["out"], params_of(w=(4, 16), out=(8, 4)), x)
+    two = trace(lambda p, x: gate(x @ p["a"], x @ p["b"]) @ p["out"], params_of(a=(4, 8), b=(4, 8), out=(8, 4)), x)
+    assert halves.ops == ("input", "dense", *functions, "product", "dense")
+    assert two.ops == ("input", "dense", *halves.ops[1:])
+
+
+def test_what_is_multiplied_with_a_function_of_the_same_slice_is_an_activation() -> None:
+    graph = trace(lambda p, x: jax.nn.silu((x @ p["w"])[..., :8]).sum(), params_of(w=(4, 16)), jnp.ones((2, 4)))
+    assert "silu" in graph.ops and "product" not in graph.ops
