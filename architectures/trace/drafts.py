@@ -172,6 +172,18 @@ class Drafts:
             self._settled[key] = node
         return node
 
+    def constant_of(self, value: Value) -> int | None:
+        """The node of the parameters that a value without data is a function of, if there is one."""
+        return self._settled.get((-1, frozenset(value.leaves))) if value.parameters_only else None
+
+    def copies(self, node: int) -> int:
+        """How many products of their own a node's kernel is a stack of."""
+        kernel = next((owned for owned in self.nodes[node].owned if owned.role == "kernel"), None)
+        if kernel is None:
+            return 1
+        sizes = zip(self.leaf_shape(kernel.ref), kernel.axes, strict=True)
+        return math.prod(size for size, role in sizes if role == "stack")
+
     def leaf_shape(self, ref: LeafRef) -> tuple[int, ...]:
         """Shape of a leaf, or of the part of it."""
         return self._leaf_shapes[ref.index][len(ref.part) :]

@@ -78,7 +78,9 @@ def _reduce(interpreter: Interpreter, equation: Any, values: Values, shape: tupl
         kind,
         "reduce_batch" if 0 in axes else "reduce_last" if axes == (len(value.shape) - 1,) else "reduce_inner",
     }
-    return Value(shape, value.source, leaves, value.marks | (marks if value.is_data else set()))
+    if not value.is_data:
+        marks = {"rows"} if axes == (len(value.shape) - 1,) else set()
+    return Value(shape, value.source, leaves, value.marks | marks)
 
 
 def _select(interpreter: Interpreter, equation: Any, values: Values, shape: tuple[int, ...]) -> Value:

@@ -111,6 +111,7 @@ class Interpreter:
             shape: of the result.
             mark: how the operation is remembered; "" for one that may be forgotten, None for a linear one.
         """
+        values = self._normalised_constants(name, values, shape)
         if mark or any(value.leaves for value in values if not value.is_data):
             values = [self.whole_stencil(value) for value in values]
         if mark:
@@ -154,6 +155,8 @@ class Interpreter:
             marks |= {mark}
         if name in ("add", "add_any") and len(data) == 1 and not data[0].marks and _shifting(others):
             marks |= {"shifted"}
+        if name == "sub" and not data and len(values) == 2 and set(values[0].leaves) & set(values[1].leaves):
+            marks |= {"sub"}
         if name in ("sub", "add", "add_any") and len(data) == 2:
             reduced = any(m.startswith("reduce") for m in marks)  # less the mean of what was moved: no neighbours
             moved = "moved" in marks and not (parts_of(data[0]) == parts_of(data[1]) != set())
@@ -165,6 +168,28 @@ class Interpreter:
             marks |= {"rsqrt"}
         source = data[0].source if data else None
         return Value(shape, source, leaves, frozenset(marks))
+
+    def _normalised_constants(self, name: str, values: Values, shape: tuple[int, ...]) -> Values:
+        """Learned constants that are normalised along their last axis and then scaled along it, as data: a node is made
+        of them, so that the scale belongs to a normalisation. The gains of normalised kernels lie across."""
+        if name == "mul" and len(values) == 2 and all(value.parameters_only for value in values):
+            for constant, scale in (values, values[::-1]):
+                spread = [self._varying(ref, entry, len(shape)) for ref, entry in scale.leaves.items()]
+                along = {axis for axes, _ in spread for axis in axes}
+                if {"rsqrt", "rows"} <= constant.marks and not scale.marks and along == {len(shape) - 1}:
+                    self.drafts.settle(Value(shape, None, constant.leaves))
+                    return [self._as_output(value) if value is constant else value for value in values]
+        sources = {value.source for value in values if value.is_data}
+        known = [self.drafts.constant_of(value) for value in values]
+        return [
+            self._as_output(value) if node is not None and node in sources else value
+            for value, node in zip(values, known, strict=True)
+        ]
+
+    def _as_output(self, value: Value) -> Value:
+        """A function of a learned constant that is a node, as that of a node's output."""
+        marks = {"reduce_last" if mark == "rows" else mark for mark in value.marks}
+        return Value(value.shape, self.drafts.constant_of(value), {}, frozenset(marks))
 
     def settled_parameters(self, value: Value) -> Value:
         """A value whose elementwise parameters got a node, before something nonlinear is done to it.
@@ -225,14 +250,23 @@ class Interpreter:
         node = self.drafts.nodes[value.source]
         if node.op not in KERNEL_OWNERS or value.leaves or value.marks:
             return leaves
+        channels = int(node.attributes["channels_out"])
+        room = 0 if any(owned.role == "bias" for owned in node.owned) else channels * self.drafts.copies(value.source)
+        whole = room  # of a stack of kernels, each has a bias of its own
         for other in others:
-            for ref in other.leaves:
+            for ref, entry in other.leaves.items():
                 size = math.prod(self.drafts.leaf_shape(ref))
-                taken = any(owned.role == "bias" for owned in node.owned)
-                if size == node.attributes["channels_out"] and not taken:
+                part = size < channels and self._lies_along(ref, entry, value.shape, channels)
+                if size <= room and (size in (channels, whole) or part):
                     self.drafts.own(value.source, ref, "bias", offset=leaves[ref].offset)
                     leaves = {key: entry for key, entry in leaves.items() if key != ref}
+                    room -= size
         return leaves
+
+    def _lies_along(self, ref: LeafRef, entry: Entry, shape: tuple[int, ...], size: int) -> bool:
+        """Whether a vector lies along an axis of this size (which it fills together with others, or with zeros)."""
+        along, own = self._varying(ref, entry, len(shape))
+        return len(own) == 1 and [shape[axis] for axis in along] == [size]
 
     def _join(self, name: str, data: Values, others: Values, shape: tuple[int, ...]) -> Value:
         """A new node that reads several."""

@@ -125,8 +125,10 @@ def contract(
     if len(alone) == 1:  # the other is data that was multiplied by parameters
         kernels = alone
     kernel = kernels[-1]
-    if len(kernels) > 1 and op == "dense" and math.prod(operands[0].shape) > math.prod(operands[1].shape):
-        kernel = 0
+    if len(kernels) > 1 and op == "dense":
+        copied = [_is_copied(operand) for operand in operands]  # learned queries, one for each of a batch
+        first_is_larger = math.prod(operands[0].shape) > math.prod(operands[1].shape)
+        kernel = 0 if (first_is_larger and copied == [False, False]) or copied == [False, True] else 1
     weight, data = operands[kernel], operands[1 - kernel]
     inputs: list[int] = []
     if data.is_data or data.leaves or "state" not in data.marks:
@@ -171,6 +173,14 @@ def _without_kernel(
     elif len(data) == 1:
         op, attributes = "avg_pool", {key: attributes[key] for key in ("kernel", "stride")}
     return Value(shape, interpreter.drafts.add(op, inputs, shape, **attributes))
+
+
+def _is_copied(value: Value) -> bool:
+    """Whether a value without data was broadcast along an axis."""
+    if not value.parameters_only:
+        return False
+    along = zip(value.shape, *(entry.axes for entry in value.leaves.values()), strict=True)
+    return any(size > 1 and not any(axes) for size, *axes in along)
 
 
 def _is_kernel(value: Value, roles: Sequence[AxisRole]) -> bool:

@@ -132,3 +132,42 @@ def test_a_gate_on_two_halves_of_one_product_is_that_on_two_products(way: str, s
 def test_what_is_multiplied_with_a_function_of_the_same_slice_is_an_activation() -> None:
     graph = trace(lambda p, x: jax.nn.silu((x @ p["w"])[..., :8]).sum(), params_of(w=(4, 16)), jnp.ones((2, 4)))
     assert "silu" in graph.ops and "product" not in graph.ops
+
+
+def beit(p: Any, x: jax.Array) -> jax.Array:
+    return x @ p["w"] + jnp.concatenate([p["b"], jnp.zeros_like(p["b"]), p["c"]])
+
+
+BIASES: dict[str, tuple[Callable[[Any, jax.Array], jax.Array], dict[str, tuple[int, ...]]]] = {
+    "of a stack": (lambda p, x: jnp.einsum("ebi,eio->ebo", x, p["w"]) + p["b"], {"w": (3, 4, 5), "b": (3, 1, 5)}),
+    "stack behind": (lambda p, x: jnp.einsum("ebi,eio->beo", x, p["w"]) + p["b"], {"w": (3, 4, 5), "b": (3, 5)}),
+    "of two thirds": (beit, {"w": (4, 15), "b": (5,), "c": (5,)}),
+}
+
+
+@pytest.mark.parametrize("way", BIASES)
+def test_biases_of_stacks_and_of_parts_belong_to_the_kernel(way: str) -> None:
+    apply, shapes = BIASES[way]
+    graph = trace(apply, params_of(**shapes), jnp.ones((3, 2, 4)))
+    assert graph.ops == ("input", "dense")
+    assert {role for name, role in roles(graph).items() if name != "w"} == {("dense", "bias")}
+
+
+@pytest.mark.parametrize("norm", ["layer_norm", "rms_norm"])
+@pytest.mark.parametrize("copies", [1, 2])
+def test_the_scale_of_normalised_learned_queries_is_a_scale(norm: str, copies: int) -> None:
+    def call(self: Any, x: jax.Array) -> jax.Array:
+        queries = jnp.broadcast_to(self.param("queries", nn.initializers.normal(0.02), (1, 6, 8)), (copies, 6, 8))
+        normalised = NORMS[norm](name="norm")(queries)
+        return queries + nn.MultiHeadDotProductAttention(2, name="attention")(normalised, x, x)
+
+    found = roles(linen_graph(call, jnp.ones((copies, 5, 8))))
+    assert found["queries"] == ("constant", "embedding") and found["norm/scale"] == (norm, "scale")
+    assert found["attention/query/kernel"] == ("dense", "kernel")
+
+
+def test_the_gain_of_a_normalised_kernel_stays_with_it() -> None:
+    def apply(p: Any, x: jax.Array) -> jax.Array:
+        return x @ (p["w"] / jnp.linalg.norm(p["w"], axis=-1, keepdims=True) * p["gain"]).T
+
+    assert trace(apply, params_of(w=(4, 8), gain=(4, 1)), jnp.ones((2, 8))).ops == ("input", "dense")
