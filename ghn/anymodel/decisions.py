@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from architectures.graph import ArchGraph, Parameter
-from ghn.anymodel.initialiser import Moments, rule, snapped
+from ghn.anymodel.initialiser import Moments, from_zero, rule, snapped
 
 LARGE_BIAS = 0.3  # root mean square of an initial bias beyond which it means something (a gate's, a time step's)
 
@@ -65,6 +65,9 @@ def decide(graph: ArchGraph, row: Parameter, unknown: dict[int, str], moments: M
             scale, name = rule(row.leaf, looked_up)
             why = "" if moments is None else "; its own cannot be read" if unreadable else "; initialised to 0"
             return Decision(True, f"scale: {name}{why}", scale)
+        if from_zero(moments):
+            size = float(f"{np.hypot(moments.mean, moments.deviation):.1e}")
+            return Decision(True, f"scale: {size:g}, that of a uniform draw from 0", size)
         if abs(moments.mean) > moments.deviation:
             return Decision(False, f"initialised around {moments.mean:.2g}, which only the model knows")
         scale, name = snapped(moments, row.leaf)

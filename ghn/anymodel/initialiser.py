@@ -20,6 +20,7 @@ from architectures.ops import Leaf
 from ghn.open_network import EMBEDDING_SCALE
 
 SAMPLE = 16_384  # values of an array from which its moments are estimated
+FEW = 64  # least values that tell how they are distributed
 TRUNCATED = 0.879_625_66  # deviation of a normal distribution that is cut at two deviations
 FIXED = (1.0, 0.1, 0.05, 0.02, 0.01, 0.005, 0.001)  # deviations that people write down
 
@@ -82,6 +83,9 @@ class ArrayInitialiser:
         sample = flat[::step].astype(np.complex128 if np.iscomplexobj(flat) else np.float64)
         if not sample.size:
             return None
+        bound = _uniform_bound(sample)
+        if bound:
+            return Moments(bound / 2, abs(bound) / math.sqrt(12), sample.size, "uniform")
         draw = "mask" if not sample.all() and len(np.unique(sample)) == 2 else ""
         return Moments(float(sample.mean().real), float(sample.std()), sample.size, draw)
 
@@ -148,6 +152,27 @@ def snapped(moments: Moments, leaf: Leaf) -> tuple[float, str]:
         if abs(math.log(deviation / moments.deviation)) <= tolerance:
             return deviation, name
     return float(f"{moments.deviation:.1e}"), "its own"
+
+
+def from_zero(moments: Moments) -> bool:
+    """Whether values are drawn between 0 and a bound, as `jax.nn.initializers.uniform` does: weights of one sign, whose
+    mean says nothing."""
+    return moments.draw == "uniform" and math.isclose(abs(moments.mean), moments.deviation * 3**0.5, rel_tol=0.01)
+
+
+def _uniform_bound(sample: NDArray[Any]) -> float:
+    """The bound of a uniform draw from 0, if values look like one (and not like a grid); otherwise 0."""
+    if len(sample) < FEW or np.iscomplexobj(sample) or sample.min() * sample.max() < 0:
+        return 0.0
+    sizes = np.sort(np.abs(sample))
+    gaps, bound = np.diff(sizes), float(sizes[-1])
+    near = 1 / math.sqrt(len(sizes))  # how far an estimate may be off, in units of the bound: three of its deviations
+    if bound == 0 or abs(sizes.mean() / bound - 0.5) > near or abs(sizes.std() / bound - 12**-0.5) > near:
+        return 0.0
+    if sizes[0] > 10 * bound / len(sizes):
+        return 0.0
+    at_random = gaps.std() > 0.5 * gaps.mean() and np.mean(gaps > 0) > 0.5
+    return math.copysign(bound, sample.sum()) if at_random else 0.0
 
 
 def rule(leaf: Leaf, looked_up: bool) -> tuple[float, str]:

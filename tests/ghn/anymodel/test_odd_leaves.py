@@ -251,6 +251,29 @@ def test_scales_of_one_norm_may_vary_along_different_axes(hypernetwork: ghn.Open
     assert np.isfinite(apply(result.params, X)).all()
 
 
+def test_kernels_drawn_between_0_and_a_bound_are_predicted(hypernetwork: ghn.OpenHypernetwork) -> None:
+    def kept(initialiser: Any) -> dict[str, str]:
+        class Model(nn.Module):
+            @nn.compact
+            def __call__(self, x: jax.Array) -> jax.Array:
+                return nn.Dense(64, kernel_init=initialiser, use_bias=False)(x)
+
+        model = Model()
+        params = model.init(jax.random.key(0), X)["params"]
+        read = ghn.predict(model, X, hypernetwork=hypernetwork)
+        estimated = ghn.predict_params(lambda p, x: model.apply({"params": p}, x), params, X, hypernetwork=hypernetwork)
+        np.testing.assert_array_equal(read.params["Dense_0"]["kernel"], estimated.params["Dense_0"]["kernel"])
+        assert read.report.rows[0].reason == estimated.report.rows[0].reason
+        return {read.report.rows[0].source: read.report.rows[0].reason}
+
+    assert kept(nn.initializers.uniform(0.03)) == {"predicted": "scale: 0.017, that of a uniform draw from 0"}
+    offset = ghn.predict_params(
+        lambda p, x: x @ p["w"], {"w": 0.1 + jax.random.uniform(jax.random.key(0), (16, 64))}, X
+    )
+    grid = ghn.predict_params(lambda p, x: x @ p["w"], {"w": jnp.arange(16 * 64.0).reshape(16, 64)}, X)
+    assert {row.source for row in (*offset.report.rows, *grid.report.rows)} == {"initialiser"}
+
+
 def test_a_low_rank_addition_that_begins_at_0_stays_there(hypernetwork: ghn.OpenHypernetwork) -> None:
     params = {"w": normal(16, 16), "a": normal(16, 2), "b": jnp.zeros((2, 16))}
     result = ghn.predict_params(lambda p, x: x @ (p["w"] + p["a"] @ p["b"]), params, X, hypernetwork=hypernetwork)
