@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from architectures.graph import ArchGraph, Parameter
+from architectures.trace.drafts import KERNEL_OWNERS
 from ghn.anymodel.initialiser import Moments, from_zero, rule, snapped
 
 LARGE_BIAS = 0.3  # root mean square of an initial bias beyond which it means something (a gate's, a time step's)
@@ -89,22 +90,45 @@ def decide(graph: ArchGraph, row: Parameter, unknown: dict[int, str], moments: M
 
 
 def keep_additions(
-    rows: Sequence[Sequence[Parameter]], decisions: list[list[Decision]], moments: Sequence[Moments | None]
+    graph: ArchGraph,
+    rows: Sequence[Sequence[Parameter]],
+    decisions: list[list[Decision]],
+    moments: Sequence[Moments | None],
 ) -> None:
-    """Kernels that are added to another one before they meet data (w + d) stay at 0 where they begin there: two kernels
-    of one node are decoded alike, and would add up."""
+    """Kernels that are added to another one stay at 0 where they begin there: before they meet data (w + d), as two
+    kernels of one node are decoded alike and would add up; or after it (x w + x a d, where d is no residual branch but
+    a correction that begins with fine-tuning), as it would drown what it is added to."""
     alive = {
         row.node: leaf
         for leaf, (own, of_leaf) in enumerate(zip(rows, moments, strict=True))
         for row in own
         if row.leaf.role == "kernel" and of_leaf is not None and of_leaf.deviation > 0
     }
+    reads: dict[int, list[int]] = {node: [] for node in range(graph.nodes)}
+    for source, target in graph.edges.tolist():
+        reads[target].append(source)
     for leaf, own in enumerate(rows):
         for index, row in enumerate(own):
             of_leaf = moments[leaf]
             zero = of_leaf is not None and of_leaf.mean == 0 == of_leaf.deviation
-            if row.leaf.role == "kernel" and zero and row.node in alive:
+            if row.leaf.role != "kernel" or not zero:
+                continue
+            if row.node in alive:
                 decisions[leaf][index] = Decision(False, "an addition to another kernel, initialised to 0")
+            elif _corrects(graph, reads, row.node, set(alive)):
+                reason = "added to what another kernel makes of the same input, initialised to 0"
+                decisions[leaf][index] = Decision(False, reason)
+
+
+def _corrects(graph: ArchGraph, reads: Mapping[int, Sequence[int]], node: int, alive: set[int]) -> bool:
+    """Whether the output of a node's kernel is summed with that of another one, which reads what the node reads, by
+    itself or through one more kernel."""
+    before = set(reads[node])
+    if len(before) == 1 and graph.ops[reads[node][0]] in KERNEL_OWNERS:
+        before |= set(reads[reads[node][0]])
+    sums = [target for target in range(graph.nodes) if graph.ops[target] == "sum" and node in reads[target]]
+    others = {source for target in sums for source in reads[target]} & alive - {node, *reads[node]}
+    return any(before & set(reads[other]) for other in others)
 
 
 def neutral(graph: ArchGraph, row: Parameter) -> NDArray[Any] | float:

@@ -64,7 +64,7 @@ def predict_leaves(
     rows = rows_by_leaf(graph, leaves)
     moments = [initialiser.moments(i) for i in range(len(rows))]
     decisions = [[decide(graph, row, unknown, moments[i]) for row in own] for i, own in enumerate(rows)]
-    keep_additions(rows, decisions, moments)
+    keep_additions(graph, rows, decisions, moments)
     if strict:
         refuse_fallbacks(rows, decisions)
     wanted = [i for i, own in enumerate(decisions) if not all(decision.predicted for decision in own)]

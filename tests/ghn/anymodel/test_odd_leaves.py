@@ -279,3 +279,22 @@ def test_a_low_rank_addition_that_begins_at_0_stays_there(hypernetwork: ghn.Open
     result = ghn.predict_params(lambda p, x: x @ (p["w"] + p["a"] @ p["b"]), params, X, hypernetwork=hypernetwork)
     assert not result.params["b"].any() and by_path(result)["w"].reason == "scale: LeCun"
     np.testing.assert_array_equal(result.params["a"], params["a"])
+
+
+def test_a_correction_that_begins_at_0_stays_there_and_a_residual_branch_does_not(
+    hypernetwork: ghn.OpenHypernetwork,
+) -> None:
+    def lora(p: Any, x: jax.Array) -> jax.Array:
+        for _ in range(2):
+            x = jax.nn.gelu(x @ p["w"] + 4 * ((x @ p["a"]) @ p["b"]) + p["bias"])
+        return x
+
+    def residual(p: Any, x: jax.Array) -> jax.Array:
+        x = x @ p["w"] + p["bias"]
+        return x + (x @ p["a"]) @ p["b"]
+
+    params = {"w": normal(16, 16), "bias": jnp.zeros(16), "a": normal(16, 2), "b": jnp.zeros((2, 16))}
+    kept = ghn.predict_params(lora, params, X, hypernetwork=hypernetwork)
+    assert not kept.params["b"].any() and "same input" in by_path(kept)["b"].reason
+    assert kept.report.predicted == 3
+    assert ghn.predict_params(residual, params, X, hypernetwork=hypernetwork).report.predicted == 4
