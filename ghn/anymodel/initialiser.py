@@ -23,6 +23,9 @@ SAMPLE = 16_384  # values of an array from which its moments are estimated
 FEW = 64  # least values that tell how they are distributed
 TRUNCATED = 0.879_625_66  # deviation of a normal distribution that is cut at two deviations
 FIXED = (1.0, 0.1, 0.05, 0.02, 0.01, 0.005, 0.001)  # deviations that people write down
+# Those of `truncated_normal`, which does not make up for the cut.
+CUT = {f"{value}, truncated": value * TRUNCATED for value in (0.02, 0.01)}
+SMALL = 1 << 22  # most values of a leaf that is computed to see what its initialiser does
 
 
 class Moments(NamedTuple):
@@ -32,7 +35,8 @@ class Moments(NamedTuple):
         mean, deviation: over the leaf.
         sampled: values that they were estimated from; 0 where they are exact.
         draw: "normal", "truncated" (at two deviations of the normal), "uniform", "rotation" (columns of an orthogonal
-            matrix), "sign" or "mask" (0 and one other number), where that is known; "" for others.
+            matrix), "sign", "mask" (0 and one other number) or "structure" (no draw: equal rows, a grid, one number in
+            many places), where that is known; "" for others.
     """
 
     mean: float
@@ -86,7 +90,12 @@ class ArrayInitialiser:
         bound = _uniform_bound(sample)
         if bound:
             return Moments(bound / 2, abs(bound) / math.sqrt(12), sample.size, "uniform")
-        draw = "mask" if not sample.all() and len(np.unique(sample)) == 2 else ""
+        if not sample.all() and len(np.unique(sample)) == 2:
+            draw = "mask"
+        elif _is_structured(np.asarray(leaf), sample):
+            draw = "structure"
+        else:
+            draw = "truncated" if _is_cut(sample) else ""
         return Moments(float(sample.mean().real), float(sample.std()), sample.size, draw)
 
     def values(self, indices: Sequence[int]) -> Mapping[int, NDArray[Any]]:
@@ -107,20 +116,37 @@ class TracedInitialiser:
         self._moments = _moments_of(jaxpr.jaxpr, [None] * len(jaxpr.jaxpr.invars))
         self._shapes = [(aval.shape, aval.dtype) for aval in jaxpr.out_avals]
         self._run, self._seed = run, seed
+        self._arrays: dict[int, NDArray[Any]] = {}
 
     def moments(self, index: int) -> Moments | None:
-        """Exact, for sums and products of constants and of JAX's normal and uniform draws; UNREADABLE for others."""
-        return self._moments[index] or UNREADABLE
+        """Exact, for sums and products of constants and of JAX's normal and uniform draws; others of at most SMALL
+        values are computed, all at once, and looked at; UNREADABLE for larger ones."""
+        found = self._moments[index]
+        if found is not None:
+            return found
+        if not self._is_small(index):
+            return UNREADABLE
+        if index not in self._arrays:
+            self._compute([i for i, known in enumerate(self._moments) if known is None and self._is_small(i)])
+        return ArrayInitialiser([self._arrays[index]]).moments(0)
+
+    def _is_small(self, index: int) -> bool:
+        shape, dtype = self._shapes[index]
+        return math.prod(shape) <= SMALL and jax.numpy.issubdtype(dtype, jax.numpy.inexact)
+
+    def _compute(self, indices: Sequence[int]) -> None:
+        arrays = jax.jit(lambda: [self._run()[index] for index in indices])()
+        self._arrays |= {index: np.array(array) for index, array in zip(indices, arrays, strict=True)}
 
     def values(self, indices: Sequence[int]) -> Mapping[int, NDArray[Any]]:
         """Constants and draws of known distribution are made on the host: compiling a draw for every shape takes longer
         than all else (20 s for 48 leaves). The rest is compiled, for the leaves that are wanted."""
         known = {index: self._drawn(index) for index in indices if self._knows(index)}
         wanted = [index for index in indices if index not in known]
-        if not wanted:
-            return known
-        arrays = jax.jit(lambda: [self._run()[index] for index in wanted])()
-        return known | {index: np.array(array) for index, array in zip(wanted, arrays, strict=True)}
+        missing = [index for index in wanted if index not in self._arrays]
+        if missing:
+            self._compute(missing)
+        return known | {index: self._arrays[index] for index in wanted}
 
     def _knows(self, index: int) -> bool:
         moments, (_, dtype) = self._moments[index], self._shapes[index]
@@ -148,7 +174,9 @@ class TracedInitialiser:
 def snapped(moments: Moments, leaf: Leaf) -> tuple[float, str]:
     """The deviation of an initialiser and the name of its formula, or the estimate in two digits."""
     tolerance = 0.005 if moments.sampled == 0 else min(0.3, max(0.02, 3 / math.sqrt(2 * moments.sampled)))
-    for name, deviation in _formulas(leaf).items():  # the most usual first: estimates from few values fit several
+    formulas = _formulas(leaf)  # the most usual first: estimates from few values fit several
+    formulas = CUT | formulas if moments.draw == "truncated" and moments.sampled else formulas | CUT
+    for name, deviation in formulas.items():
         if abs(math.log(deviation / moments.deviation)) <= tolerance:
             return deviation, name
     return float(f"{moments.deviation:.1e}"), "its own"
@@ -173,6 +201,33 @@ def _uniform_bound(sample: NDArray[Any]) -> float:
         return 0.0
     at_random = gaps.std() > 0.5 * gaps.mean() and np.mean(gaps > 0) > 0.5
     return math.copysign(bound, sample.sum()) if at_random else 0.0
+
+
+def _is_cut(sample: NDArray[Any]) -> bool:
+    """Whether values come from `truncated_normal` with a deviation that people write down: none beyond two of it."""
+    if len(sample) < FEW or np.iscomplexobj(sample):
+        return False
+    largest, deviation = np.abs(sample).max(), sample.std()
+    near = 3 / math.sqrt(2 * len(sample))
+    return any(largest <= size / TRUNCATED * 2.001 and abs(deviation / size - 1) < near for size in CUT.values())
+
+
+def _is_structured(array: NDArray[Any], sample: NDArray[Any]) -> bool:
+    """Whether a matrix was written down rather than drawn: all rows or all columns are equal, one number among others
+    fills a quarter of it, or its values are a grid."""
+    if array.ndim < 2 or min(array.shape[0], array.shape[-1]) < 2 or sample.std() == 0:
+        return False
+    for rows in (array, np.moveaxis(array, -1, 0)):
+        if np.array_equal(rows[0], rows[-1]) and (rows == rows[:1]).all():  # the first comparison spares the second
+            return True
+    if array.size < FEW or np.iscomplexobj(array):
+        return False
+    values, counts = np.unique(sample, return_counts=True)
+    if len(values) > 2 and 4 * counts.max() >= len(sample):
+        return True
+    gaps = np.diff(values)
+    wide = array.dtype.itemsize >= 4  # in half precision everything lies on a grid
+    return bool(wide and len(values) > 2 and np.ptp(values) < 4 * len(values) * gaps.min())
 
 
 def rule(leaf: Leaf, looked_up: bool) -> tuple[float, str]:

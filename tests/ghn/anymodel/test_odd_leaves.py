@@ -298,3 +298,48 @@ def test_a_correction_that_begins_at_0_stays_there_and_a_residual_branch_does_no
     assert not kept.params["b"].any() and "same input" in by_path(kept)["b"].reason
     assert kept.report.predicted == 3
     assert ghn.predict_params(residual, params, X, hypernetwork=hypernetwork).report.predicted == 4
+
+
+def grid(key: Any, shape: tuple[int, ...]) -> jax.Array:
+    return jnp.tile(jnp.pi * jnp.arange(shape[1], dtype=jnp.float32), (shape[0], 1))
+
+
+def triangle(key: Any, shape: tuple[int, ...]) -> jax.Array:
+    root = jnp.sqrt(2 * jnp.arange(shape[0]) + 1.0)
+    return -jnp.tril(root[:, None] * root)
+
+
+def shifted_normal(key: Any, shape: tuple[int, ...]) -> jax.Array:
+    return 0.02 * jnp.cumsum(jax.random.normal(key, (2, *shape)), 0)[0]
+
+
+class OneKernel(nn.Module):
+    initialiser: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jnp.tanh(x @ self.param("kernel", self.initialiser, (16, 16))).sum(-1)
+
+
+@pytest.mark.parametrize(
+    ("initialiser", "source", "reason"),
+    [
+        (grid, "initialiser", "structure"),
+        (triangle, "initialiser", "structure"),
+        (shifted_normal, "predicted", "scale: 0.02"),
+        (nn.initializers.truncated_normal(0.02), "predicted", "scale: 0.02, truncated"),
+        (nn.initializers.truncated_normal(0.01), "predicted", "scale: 0.01, truncated"),
+        (nn.initializers.normal(0.02), "predicted", "scale: 0.02"),
+    ],
+)
+def test_a_module_and_its_own_arrays_get_the_same_kernel(
+    initialiser: Any, source: str, reason: str, hypernetwork: ghn.OpenHypernetwork
+) -> None:
+    model = OneKernel(initialiser)
+    params = model.init(jax.random.key(0), X)["params"]
+    read = ghn.predict(model, X, hypernetwork=hypernetwork)
+    arrays = ghn.predict_params(lambda p, x: model.apply({"params": p}, x), params, X, hypernetwork=hypernetwork)
+    for result in (read, arrays):
+        assert by_path(result)["kernel"].source == source and reason in by_path(result)["kernel"].reason
+    assert by_path(read)["kernel"].reason == by_path(arrays)["kernel"].reason
+    np.testing.assert_array_equal(read.params["kernel"], arrays.params["kernel"])
