@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from architectures.graph import ArchGraph, GraphBuilder, Parameter
 from architectures.ops import Leaf
-from architectures.trace.drafts import AxisRole, Draft, Drafts, Owned
-from architectures.trace.values import LeafRef
+from architectures.trace.drafts import Draft, Drafts, Owned
+from architectures.trace.values import AxisRole, LeafRef
 
 ELEMENTWISE = frozenset(["sum", "product", "mix", "shift", "position", "scale", "gate", "normalise"])
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 from architectures.ops import Role
-from architectures.trace.values import Entry, LeafRef, Value
+from architectures.trace.values import AxisRole, Entry, LeafRef, Value
 
-AxisRole = Literal["stack", "space", "in", "out"]
 _PRIORITY: dict[AxisRole, int] = {"stack": 0, "space": 1, "in": 2, "out": 3}
 
 NORMS = frozenset(("batch_norm", "layer_norm", "rms_norm", "group_norm"))

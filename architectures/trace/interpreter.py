@@ -13,7 +13,7 @@ from architectures.trace.drafts import KERNEL_OWNERS, NORMS, Drafts, op_since
 from architectures.trace.handlers import HANDLERS
 from architectures.trace.layout import view_axes
 from architectures.trace.straight import straight_through
-from architectures.trace.values import Entry, LeafRef, Value, aligned, union
+from architectures.trace.values import Entry, LeafRef, Lookup, Value, aligned, union
 
 Values = list[Value]
 
@@ -26,6 +26,7 @@ class Interpreter:
 
     def __init__(self, drafts: Drafts) -> None:
         self.drafts = drafts
+        self.lookups: dict[Lookup, Value] = {}  # those of parameters that are nodes
         self.products: dict[tuple[Value, Value], Value] = {}  # those of parameters that are nodes, by their operands
 
     # ------------------------------------------------------------------------------------------------------ walking
@@ -66,7 +67,7 @@ class Interpreter:
         inner = _called(equation)
         if inner is not None and name not in CONTROL:
             return self._inside(getattr(inner, "jaxpr", inner), values)
-        if any(value.product is not None for value in values):
+        if any(value.product is not None or value.lookup is not None for value in values):
             result = products.carried(self, equation, values, shapes[0])
             if result is not None:
                 return [result]

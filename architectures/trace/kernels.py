@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from architectures.trace.drafts import AxisRole, axis_roles
+from architectures.trace.drafts import axis_roles
 from architectures.trace.layout import gather_axes, mean_size
-from architectures.trace.values import Entry, Value
+from architectures.trace.values import AxisRole, Entry, Lookup, Value
 
 if TYPE_CHECKING:
     from architectures.trace.interpreter import Interpreter
@@ -48,6 +49,16 @@ def product(interpreter: Interpreter, equation: Any, values: list[Value], shape:
     return contract(interpreter, "dense", (values[0], values[1]), (roles[0], roles[1]), shape)
 
 
+def kernel_of(equation: Any, values: Sequence[Value]) -> int | None:
+    """Which operand of a matrix product is a kernel out of a stack that data has chosen; None where none is."""
+    roles = _product_roles(values, equation.params["dimension_numbers"])
+    for side, (value, own) in enumerate(zip(values, roles, strict=True)):
+        other = values[1 - side]
+        if value.lookup is not None and _is_kernel(value, own) and other.is_data and other.lookup is None:
+            return side
+    return None
+
+
 def ragged_product(interpreter: Interpreter, equation: Any, values: list[Value], shape: tuple[int, ...]) -> Value:
     """`ragged_dot_general`: rows in groups, each with a kernel of its own, as experts have."""
     numbers = equation.params["ragged_dot_dimension_numbers"]
@@ -80,17 +91,15 @@ def gather(interpreter: Interpreter, equation: Any, values: list[Value], shape: 
         else:  # dynamic_slice
             looked_up = {a for a, (old, new) in enumerate(zip(table.shape, shape, strict=True)) if old != new}
         roles: list[AxisRole] = ["in" if axis in looked_up else "out" for axis in range(len(table.shape))]
-        width = math.prod(size for size, role in zip(table.shape, roles, strict=True) if role == "out")
-        rows = math.prod(size for size, role in zip(table.shape, roles, strict=True) if role == "in")
-        node = interpreter.drafts.add(
-            "embedding", [interpreter.drafts.settle(index)], shape, channels_in=rows, channels_out=width
-        )
+        lookup = Lookup(table, tuple(roles), index)
+        matrices = sum(size > 1 for size, role in zip(table.shape, roles, strict=True) if role == "out") >= 2
+        if roles[0] != "in" or "in" in roles[1:] or not matrices or "dimension_numbers" not in equation.params:
+            return looked_up_rows(interpreter, lookup, shape)
+        chosen = {}  # perhaps a kernel for every element, out of a stack: a product tells
         for ref, entry in table.leaves.items():
-            if entry.inner:
-                interpreter.drafts.own(node, ref, "factor", None, entry.offset)
-            else:
-                interpreter.drafts.own(node, ref, "embedding", axis_roles(entry, roles), entry.offset)
-        return Value(shape, node)
+            inside = gather_axes(equation, ((), *entry.axes[1:]), len(shape))
+            chosen[ref] = dataclasses.replace(entry, axes=inside, how="mul")
+        return Value(shape, index.source, chosen, lookup=lookup)
     if not table.is_data and not table.leaves:
         return Value(shape, None if index is None else index.source, {}, frozenset() if index is None else index.marks)
     leaves = {
@@ -98,6 +107,21 @@ def gather(interpreter: Interpreter, equation: Any, values: list[Value], shape: 
         for ref, entry in table.leaves.items()
     }
     return Value(shape, table.source, leaves, table.marks)
+
+
+def looked_up_rows(interpreter: Interpreter, lookup: Lookup, shape: tuple[int, ...]) -> Value:
+    """The output of an embedding."""
+    table, roles = lookup.table, lookup.roles
+    width = math.prod(size for size, role in zip(table.shape, roles, strict=True) if role == "out")
+    rows = math.prod(size for size, role in zip(table.shape, roles, strict=True) if role == "in")
+    inputs = [interpreter.drafts.settle(lookup.index)]
+    node = interpreter.drafts.add("embedding", inputs, shape, channels_in=rows, channels_out=width)
+    for ref, entry in table.leaves.items():
+        if entry.inner:
+            interpreter.drafts.own(node, ref, "factor", None, entry.offset)
+        else:
+            interpreter.drafts.own(node, ref, "embedding", axis_roles(entry, roles), entry.offset)
+    return Value(shape, node)
 
 
 def contract(

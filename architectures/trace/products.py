@@ -1,10 +1,13 @@
-"""Matrix products of parameters with parameters: what they are shows only where they are used.
+"""Matrices that are made of parameters, by a product or by a lookup: what they are shows only where they are used.
 
     x @ (w + a @ b)     an addition to a kernel: a and b are factors of it
     x @ (a @ b)         two kernels, one after the other
     attend(q @ w, ...)  a learned constant that goes through a layer, as any other
 
-So such a product waits (`Value.product`) until an operation is met that tells.
+    x @ w[i]            one of many kernels
+    x + w[i]            a row of a table
+
+So such a value waits (`Value.product`, `Value.lookup`) until an operation is met that tells.
 """
 
 from __future__ import annotations
@@ -13,10 +16,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from architectures.trace.drafts import AxisRole
-from architectures.trace.kernels import contract
+from architectures.trace.kernels import contract, kernel_of, looked_up_rows, product
 from architectures.trace.layout import view_axes
-from architectures.trace.values import Product, Value
+from architectures.trace.values import AxisRole, Product, Value
 
 if TYPE_CHECKING:
     from architectures.trace.interpreter import Interpreter
@@ -43,19 +45,21 @@ def waiting(equation: Any, values: Sequence[Value], shape: tuple[int, ...]) -> V
 def carried(interpreter: Interpreter, equation: Any, values: Sequence[Value], shape: tuple[int, ...]) -> Value | None:
     """What an operation makes of products that wait; None if they are to be made into nodes first."""
     name = equation.primitive.name
-    product = next(value for value in values if value.product is not None)
-    others = [value for value in values if value is not product]
+    if any(value.lookup is not None for value in values):
+        return _chosen(interpreter, equation, values, shape)
+    waits = next(value for value in values if value.product is not None)
+    others = [value for value in values if value is not waits]
     if name in SAME:
-        return dataclasses.replace(product, shape=shape)
+        return dataclasses.replace(waits, shape=shape)
     if name in LAYOUTS:
-        return _viewed(equation, product, shape)
-    if name in ("mul", "div", "neg") and product.shape == shape:
-        return product if not any(value.is_data or value.leaves for value in others) else None
+        return _viewed(equation, waits, shape)
+    if name in ("mul", "div", "neg") and waits.shape == shape:
+        return waits if not any(value.is_data or value.leaves for value in others) else None
     if len(others) != 1:
         return None
     (other,) = others
-    if name in ("add", "add_any", "sub") and _is_matrix_like(product, other):
-        return interpreter.combine(name, [dataclasses.replace(product, product=None), other], shape)
+    if name in ("add", "add_any", "sub") and _is_matrix_like(waits, other):
+        return interpreter.combine(name, [dataclasses.replace(waits, product=None), other], shape)
     if name == "dot_general":
         again = waiting(equation, values, shape)
         return again if again is not None or not other.is_data else _one_after_the_other(interpreter, equation, values)
@@ -64,6 +68,10 @@ def carried(interpreter: Interpreter, equation: Any, values: Sequence[Value], sh
 
 def made(interpreter: Interpreter, value: Value) -> Value:
     """A product that has waited, as the output of a layer whose input is a learned constant."""
+    if value.lookup is not None:
+        if value.lookup not in interpreter.lookups:
+            interpreter.lookups[value.lookup] = looked_up_rows(interpreter, value.lookup, value.shape)
+        return Value(value.shape, interpreter.lookups[value.lookup].source)
     if value.product is None:
         return value
     operands, inner = value.product.operands, value.product.inner
@@ -86,6 +94,20 @@ def _viewed(equation: Any, value: Value, shape: tuple[int, ...]) -> Value:
     turned = equation.primitive.name == "transpose" and value.product.is_matrix
     product = dataclasses.replace(value.product, flipped=turned != value.product.flipped, is_matrix=turned)
     return dataclasses.replace(value.viewed(shape, axes), product=product)
+
+
+def _chosen(interpreter: Interpreter, equation: Any, values: Sequence[Value], shape: tuple[int, ...]) -> Value | None:
+    """What an operation makes of matrices that data has chosen from a stack: experts, where data is multiplied by them
+    (unless their rows have been looked up before)."""
+    name = equation.primitive.name
+    if name in SAME | LAYOUTS:
+        return interpreter.view(equation, values[0], shape)
+    side = kernel_of(equation, values) if name == "dot_general" else None
+    if side is None or values[side].lookup in interpreter.lookups:
+        return None
+    plain = [dataclasses.replace(value, lookup=None) for value in values]
+    other = made(interpreter, values[1 - side])
+    return product(interpreter, equation, [plain[0], other] if side == 0 else [other, plain[1]], shape)
 
 
 def _is_matrix_like(product: Value, other: Value) -> bool:

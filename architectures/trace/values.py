@@ -15,7 +15,9 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
+AxisRole = Literal["stack", "space", "in", "out"]
 Axes = tuple[tuple[int, ...], ...]  # for every axis of a value, the axes of a leaf that lie along it
 
 
@@ -69,6 +71,21 @@ class Product:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Lookup:
+    """Matrices of parameters that data has chosen (see `products`).
+
+    Attributes:
+        table: the stack of them.
+        roles: of its axes; "in" for the one that is looked up in.
+        index: the data.
+    """
+
+    table: Value
+    roles: tuple[AxisRole, ...]
+    index: Value
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Value:
     """An intermediate value.
 
@@ -79,6 +96,7 @@ class Value:
         marks: what was done since the source, as far as it tells ops apart ("exp", "reduce_last", ...).
         literal: its number, for scalars written in the code and their broadcasts.
         product: of parameters, which it is, and which nothing has used yet.
+        lookup: which it is, and which nothing has used yet.
     """
 
     shape: tuple[int, ...]
@@ -87,6 +105,7 @@ class Value:
     marks: frozenset[str] = frozenset()
     literal: float | None = None
     product: Product | None = None
+    lookup: Lookup | None = None
 
     @property
     def is_data(self) -> bool:

@@ -171,3 +171,26 @@ def test_the_gain_of_a_normalised_kernel_stays_with_it() -> None:
         return x @ (p["w"] / jnp.linalg.norm(p["w"], axis=-1, keepdims=True) * p["gain"]).T
 
     assert trace(apply, params_of(w=(4, 8), gain=(4, 1)), jnp.ones((2, 8))).ops == ("input", "dense")
+
+
+def test_kernels_that_data_chooses_from_a_stack_are_kernels() -> None:
+    def experts(p: Any, x: jax.Array) -> jax.Array:
+        weight, expert = jax.lax.top_k(jax.nn.softmax(x @ p["router"]), 2)
+        h = jax.nn.gelu(jnp.einsum("bti,btkio->btko", x, p["up"][expert]))
+        return jnp.einsum("btko,btkoi,btk->bti", h, p["down"][expert], weight)
+
+    params = params_of(router=(6, 4), up=(4, 6, 5), down=(4, 5, 6))
+    graph = trace(experts, params, jnp.ones((2, 3, 6)))
+    assert set(roles(graph).values()) == {("dense", "kernel")}
+    found = {row.path[0]: (row.copies, row.leaf.shape) for row in graph.parameters}
+    assert found == {"router": (1, (1, 1, 6, 4)), "up": (4, (1, 1, 6, 5)), "down": (4, (1, 1, 5, 6))}
+
+
+@pytest.mark.parametrize("use", [lambda row, x: row + x, lambda row, x: (row * x).sum(-1)])
+def test_rows_of_a_table_that_are_matrices_are_looked_up(use: Any) -> None:
+    def apply(p: Any, index: jax.Array, x: jax.Array) -> jax.Array:
+        return use(p["table"][index], x @ p["w"])
+
+    params = params_of(table=(7, 3, 5), w=(4, 5))
+    graph = trace(apply, params, jax.ShapeDtypeStruct((2,), jnp.int32), jnp.ones((2, 3, 4)))
+    assert roles(graph)["table"] == ("embedding", "embedding")
