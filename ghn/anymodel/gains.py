@@ -31,13 +31,15 @@ from ghn.anymodel.signals import UNIT, Signal, answered, entering, summed
 
 BAND = 2.0  # by how much signals under predicted weights may differ from those under initial ones
 LOOSE = 3.0  # the same with initial statistics, where a batch's were followed too
-REACH = 2.5  # by how much a size may be moved for that
+REACH = 6.0  # by how much a size may be moved for that
 TABLE = 1.5  # the same for tables, which nothing precedes; the head that a table may be too cannot be corrected
 CALM = 0.5  # strongest answer in front of a batch normalisation (its root mean square)
+QUIET = 0.25  # initial signals below this have biases of batch normalisations shrink with them
 FAINT = 1e-4  # initial signals below this have died out already; predicted ones do not follow them
 TINY = 1e-12  # keeps divisions finite where a signal is exactly 0
 SMALLEST, LARGEST = 1e-3, 20.0  # sizes that kernels get
 
+ACTIVATIONS = frozenset(("relu", "gelu", "silu", "tanh", "sigmoid", "activation"))
 ADDED = frozenset(("position", "concat", "carry", "mix", "sum"))  # what a table is added to or stands beside
 
 
@@ -101,6 +103,7 @@ def _followed(
     for source, target in graph.edges.tolist():
         reads[target].append(source)
         readers[source].add(graph.ops[target])
+    renormalised = _renormalised(graph) if settled is not None else set()
     groups, extents = graph.attributes["groups"].tolist(), (graph.attributes["size"] ** 2).tolist()
     states: list[State] = []
     result: list[Gain] = []
@@ -113,12 +116,15 @@ def _followed(
         gain = Gain()
         if own.leaf is not None:
             after = _answer(op, own, before, int(groups[node]))
-            gain = _gain(own, after, readers[node], None if settled is None else settled[node])
+            reach = math.inf if node in renormalised else REACH
+            gain = _gain(own, after, readers[node], None if settled is None else settled[node], reach)
             before = _with_kernel(op, before, after, gain.size)
         elif op == "shift":
             gain = Gain(bias=_quiet(before.initial.strength))
         elif op == "batch_norm" and batch:
             before = State(UNIT, UNIT)
+        elif op == "batch_norm":
+            gain = Gain(bias=min(1.0, math.sqrt(before.initial.strength) / QUIET))
         elif op == "embedding":  # the index comes first, then who owns the table
             before = _shared_table([(weights[source], result[source].size) for source in reads[node][1:]])
         result.append(gain)
@@ -148,7 +154,23 @@ def _shared_table(owners: Sequence[tuple[NodeWeights, float]]) -> State:
     return State(UNIT, UNIT)
 
 
-def _gain(own: NodeWeights, after: State, readers: set[str], settled: float | None) -> Gain:
+def _renormalised(graph: ArchGraph) -> set[int]:
+    """Nodes whose output meets a batch normalisation on every way, with nothing but activations before it: with a
+    batch's statistics their size hardly matters."""
+    readers: list[list[int]] = [[] for _ in graph.ops]
+    for source, target in graph.edges.tolist():
+        readers[source].append(target)
+    found: set[int] = set()
+    for node in reversed(range(len(graph.ops))):
+        if readers[node] and all(
+            graph.ops[reader] == "batch_norm" or (graph.ops[reader] in ACTIVATIONS and reader in found)
+            for reader in readers[node]
+        ):
+            found.add(node)
+    return found
+
+
+def _gain(own: NodeWeights, after: State, readers: set[str], settled: float | None, reach: float) -> Gain:
     square = after.initial.strength + own.bias[0]  # where signals have died out, initial biases are the answer
     initial = math.sqrt(max(square, FAINT**2))
     bias = _quiet(square)
@@ -159,7 +181,7 @@ def _gain(own: NodeWeights, after: State, readers: set[str], settled: float | No
         return Gain(min(max(wanted, SMALLEST), LARGEST), bias)
     predicted = math.sqrt(max(after.predicted.strength, TINY**2))
     if readers == {"batch_norm"}:
-        low, high = CALM / BAND, CALM
+        low, high = min(CALM, initial) / BAND, min(CALM, initial * BAND)
     elif settled is not None:
         low, high = initial / LOOSE, initial * LOOSE
     else:
@@ -167,7 +189,7 @@ def _gain(own: NodeWeights, after: State, readers: set[str], settled: float | No
         low, high = initial / band, initial * band
     size = min(max(wanted, low / predicted), high / predicted)
     if settled is not None and readers != {"batch_norm"}:
-        size = min(max(size, settled / REACH), settled * REACH)
+        size = min(max(size, settled / reach), settled * reach)
     return Gain(min(max(size, SMALLEST), LARGEST), bias)
 
 
