@@ -77,7 +77,9 @@ def _write(matrix: Array, tile: Floats, signs: Floats, noise: np.float32, start:
         target = matrix.reshape(inputs, outputs, copy=False)
     except ValueError:  # its axes do not lie in order: through a copy of it
         target = np.empty((inputs, outputs), np.float32)
-    wide = np.take(tile[:size], copied_columns(len(tile), outputs), axis=1, mode="clip")  # [T, O]; clip: unchecked
+    wide = tile[:size, :outputs]  # [T, O]
+    if outputs > len(tile):
+        wide = np.take(tile[:size], copied_columns(len(tile), outputs), axis=1, mode="clip")  # clip: unchecked
     blocks, rows = min(len(signs), max(1, CHUNK // (size * outputs))), min(size, max(1, CHUNK // outputs))
     direct = target.dtype == np.float32 and target.flags.c_contiguous
     scratch = None if direct else np.empty((blocks * rows, outputs), np.float32)

@@ -109,6 +109,10 @@ def _followed(
     result: list[Gain] = []
     for node, op in enumerate(graph.ops):
         own = weights[node]
+        if batch and readers[node] == {"batch_norm"}:  # whatever comes, a batch's statistics make it 1
+            result.append(Gain(own.size))
+            states.append(State(UNIT, UNIT))
+            continue
         ops = [graph.ops[source] for source in reads[node]]
         sources = [states[source] for source in reads[node]]
         fewer = extents[reads[node][0]] / extents[node] if sources else 1.0
