@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -20,6 +19,7 @@ from architectures.spaces import deepnets_models
 from architectures.spaces.base import later
 from architectures.spaces.deepnets_blocks import entry_of, lower
 from architectures.spaces.deepnets_sampling import CONV_KINDS, DRAWN_NORMS, SPLITS, Split, draw
+from architectures.spaces.deepnets_size import lower_bound
 from architectures.spaces.deepnets_text import (
     BRANCHES,
     DOWNS,
@@ -32,7 +32,7 @@ from architectures.spaces.deepnets_text import (
 )
 from architectures.spaces.tape_space import TapeSpace
 from architectures.tape import ACTIVATIONS, HEADS, NORMS, STEP, Norm, Tape
-from architectures.tape_layout import TapeShape, allocate
+from architectures.tape_layout import TapeShape
 
 TRIES = 1000  # draws of a split before the space is found too small for it
 
@@ -199,42 +199,7 @@ class DeepNets(TapeSpace[DeepNet]):
         """A bound from below, before units and slots of whole networks are counted: networks of the split "id" with
         conv stems, a stage at every resolution, blocks that fit by themselves, and branches in one form of each kind;
         those with other branches are more by orders of magnitude."""
-        ways = [1]  # so many networks have 0, 1, ... blocks, up to the last section that was counted
-        for section, widest in enumerate(self.widths):
-            kinds = [len(self._blocks_alone(section, width)) for width in self._drawn_widths(widest)]
-            stage = [sum(count**depth for count in kinds) for depth in range(1, self.blocks + 1)]
-            ways = [0, *np.convolve(np.array(ways, object), np.array(stage, object))][: self.blocks + 1]
-        stems = sum(stem.startswith("conv") for stem in self.stems)
-        downs = (len(DOWNS) - 1) ** (len(self.widths) - 1)
-        return int(sum(ways)) * stems * downs * len(self.norm_kinds or DRAWN_NORMS) * 3
-
-    @staticmethod
-    def _drawn_widths(widest: int) -> range:
-        """Widths of a stage in training."""
-        return range(max(widest // 2 // STEP, 1) * STEP, widest + 1, STEP)
-
-    def _blocks_alone(self, section: int, width: int) -> list[Block]:
-        """Blocks that a stage may consist of, those with branches in one form of each kind."""
-        found = []
-        for kind in self.kinds or OPTIONS:
-            values = (self.choices(kind, letter, width) for letter in OPTIONS[kind])
-            options = [tuple(zip(OPTIONS[kind], own, strict=True)) for own in itertools.product(*values)]
-            branches = ("conv3",) if kind in ("sum", "cat") else ()
-            found += [Block(kind, own, branches=branches) for own in options if kind != "pos"]
-        norm = (self.norm_kinds or tuple(DRAWN_NORMS))[0]
-        before = [Stage(None if index == 0 else "conv3", self.widths[index], ()) for index in range(section)]
-        down = None if section == 0 else "conv3"
-        stem = next(stem for stem in self.stems if stem.startswith("conv"))
-
-        def fits(block: Block) -> bool:
-            network = DeepNet(stem, norm, "relu", (*before, Stage(down, width, (block,))))
-            try:
-                allocate(self.tape(network), self.shape)
-            except ValueError:
-                return False
-            return True
-
-        return [block for block in found if fits(block)]
+        return lower_bound(self)
 
     @property
     def schedule(self) -> tuple[int, int]:

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from architectures.graph import ArchGraph
 from architectures.ops import Leaf
+from architectures.trace.ops import ACTIVATIONS
 from ghn.anymodel.signals import UNIT, Signal, answered, entering, summed
 
 BAND = 2.0  # by how much signals under predicted weights may differ from those under initial ones
@@ -39,7 +40,6 @@ FAINT = 1e-4  # initial signals below this have died out already; predicted ones
 TINY = 1e-12  # keeps divisions finite where a signal is exactly 0
 SMALLEST, LARGEST = 1e-3, 20.0  # sizes that kernels get
 
-ACTIVATIONS = frozenset(("relu", "gelu", "silu", "tanh", "sigmoid", "activation"))
 ADDED = frozenset(("position", "concat", "carry", "mix", "sum"))  # what a table is added to or stands beside
 
 
@@ -192,7 +192,7 @@ def _gain(own: NodeWeights, after: State, readers: set[str], settled: float | No
         band = TABLE if own.leaf is not None and own.leaf.role == "embedding" else BAND
         low, high = initial / band, initial * band
     size = min(max(wanted, low / predicted), high / predicted)
-    if settled is not None and readers != {"batch_norm"}:
+    if settled is not None:
         size = min(max(size, settled / reach), settled * reach)
     return Gain(min(max(size, SMALLEST), LARGEST), bias)
 
