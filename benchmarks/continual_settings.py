@@ -25,13 +25,24 @@ from train.continual.streams import Stream
 from train.data import DataConfig
 
 Part: TypeAlias = Literal[
-    "reduced", "split", "split_cl1", "split_cl3", "permuted", "cifar", "dependency", "initialization", "change", "cost"
+    "reduced",
+    "split",
+    "split_cl1",
+    "split_cl3",
+    "long",
+    "permuted",
+    "cifar",
+    "dependency",
+    "initialization",
+    "change",
+    "cost",
 ]
 PARTS: tuple[Part, ...] = (
     "reduced",
     "split",
     "split_cl1",
     "split_cl3",
+    "long",
     "permuted",
     "cifar",
     "dependency",
