@@ -8,7 +8,7 @@ import math
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from kept import Kept
@@ -37,19 +37,7 @@ Part: TypeAlias = Literal[
     "change",
     "cost",
 ]
-PARTS: tuple[Part, ...] = (
-    "reduced",
-    "split",
-    "split_cl1",
-    "split_cl3",
-    "long",
-    "permuted",
-    "cifar",
-    "dependency",
-    "initialization",
-    "change",
-    "cost",
-)
+PARTS: tuple[Part, ...] = get_args(Part)
 STRENGTHS = {"ewc": (1e1, 1e3, 1e5), "online_ewc": (1e1, 1e3, 1e5), "si": (1e-2, 1e0, 1e2), "lwf": (0.1, 1.0, 10.0)}
 Rows = list[list[str]]  # part, what, result, besides, seeds
 Matrix = list[list[float]]

@@ -55,7 +55,7 @@ class TileNetwork(nnx.Module):
         """[S, K, I, O]."""
         rows, columns = -(-inputs // self.tile), -(-outputs // self.tile)
         hidden_SKRCH = self._hidden(states_SD, positions, rows, columns)
-        # one product of two matrices, tiles first: in the order that an einsum takes, gradients are transposed in memory
+        # one product of two matrices, tiles first: in the order that an einsum takes, gradients are transposed
         matrix_HT = cast(Array, self.matrix.get_value()).reshape(hidden_SKRCH.shape[-1], -1)
         tiles_SKRCUU = (hidden_SKRCH @ matrix_HT).reshape(*hidden_SKRCH.shape[:-1], self.tile, self.tile)
         whole = tiles_SKRCUU.swapaxes(3, 4).reshape(len(states_SD), positions, rows * self.tile, columns * self.tile)
