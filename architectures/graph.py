@@ -152,11 +152,11 @@ class ArchGraph:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulate operations of convolutions and linear layers for one input."""
+        """Multiply-accumulate operations of convolutions and linear layers for one input, of all copies."""
         # Positions are whole; sizes are square roots to three decimals, which is enough for 250,000 of them.
         positions = np.rint(self.attributes["size"] ** 2).astype(np.int64)
         return sum(
-            int(np.prod(row.leaf.shape)) * int(positions[row.node])
+            row.copies * int(np.prod(row.leaf.shape)) * int(positions[row.node])
             for row in self.parameters
             if row.leaf.role in ("kernel", "head_kernel")
         )

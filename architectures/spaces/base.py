@@ -158,7 +158,7 @@ class SearchSpace(abc.ABC, Generic[Architecture]):
 
     def _check_call(self, weights: Weights, architecture: Architecture, images: Array) -> None:
         """ValueError for text, images of another shape or of pixels, weights of another space."""
-        _check_no_text(architecture)
+        check_no_text(architecture)
         self.check_images(images)
         if weights.space != self:
             raise ValueError(f"weights: made for {weights.space}, not for {self}")
@@ -176,7 +176,7 @@ class SearchSpace(abc.ABC, Generic[Architecture]):
 
     def cost(self, architecture: Architecture) -> Cost:
         """Parameters and multiply-accumulates."""
-        _check_no_text(architecture)
+        check_no_text(architecture)
         graph = self.graph(architecture)
         return Cost(graph.parameter_count, graph.macs)
 
@@ -202,7 +202,8 @@ class SearchSpace(abc.ABC, Generic[Architecture]):
         return f"{self.name}: {power} architectures, input {self.input_shape}, {self.classes} classes"
 
 
-def _check_no_text(architecture: Any) -> None:
+def check_no_text(architecture: Any) -> None:
+    """ValueError for text in the place of an architecture."""
     if isinstance(architecture, str):
         raise ValueError(f"architecture {architecture!r}: is text; read it with space.from_string first")
 

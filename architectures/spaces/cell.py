@@ -20,7 +20,7 @@ from architectures.layers import Layers
 from architectures.layout import Layout, WeightArrays
 from architectures.ops import CONV_3X3, NONE, SKIP, Op
 from architectures.spaces import skeleton
-from architectures.spaces.base import Encoding, SearchSpace, later
+from architectures.spaces.base import Encoding, SearchSpace, check_no_text, later
 
 # Names with a meaning of their own, and the only op that may carry each as a candidate (None: no op may).
 RESERVED: dict[str, Op | None] = {
@@ -248,6 +248,7 @@ class CellSpace(SearchSpace[Cell]):
         return {"op": np.array([self.choices.index(op) for op in ops], np.int32)}
 
     def _check(self, cell: Cell) -> None:
+        check_no_text(cell)
         if len(cell.edges) != len(self.wiring):
             raise ValueError(f"architecture: {len(cell.edges)} edges, this space has {len(self.wiring)}: {cell.edges}")
         for op in cell.edges:

@@ -11,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from architectures.checks import at_least
+from architectures.spaces.base import check_no_text
 from architectures.spaces.darts_cells import fullest, lower, stage_channels, widest
 from architectures.spaces.darts_text import INPUTS, OPS, PUBLISHED, DartsCell, Edge, Genotype, canonical_cell, parse
 from architectures.spaces.tape_space import TapeSpace
@@ -166,6 +167,7 @@ class DARTS(TapeSpace[Genotype]):
         return str(Genotype(*map(canonical_cell, architecture.cells)))
 
     def _check(self, architecture: Genotype) -> None:
+        check_no_text(architecture)
         if len(architecture.normal) != self.nodes:
             raise ValueError(
                 f"architecture {architecture}: cells of {len(architecture.normal)} nodes; this space has {self.nodes}"

@@ -16,7 +16,7 @@ import numpy as np
 from architectures import tape_graph
 from architectures.checks import at_least
 from architectures.spaces import deepnets_models
-from architectures.spaces.base import later
+from architectures.spaces.base import check_no_text, later
 from architectures.spaces.deepnets_blocks import entry_of, lower
 from architectures.spaces.deepnets_sampling import CONV_KINDS, DRAWN_NORMS, SPLITS, Split, draw
 from architectures.spaces.deepnets_size import lower_bound
@@ -315,6 +315,7 @@ class DeepNets(TapeSpace[DeepNet]):
         return str(dataclasses.replace(architecture, stages=stages))
 
     def _check(self, network: DeepNet) -> None:
+        check_no_text(network)
         fault = self._fault(network)
         if fault is not None:
             raise ValueError(f"architecture {network}: {fault}")

@@ -15,6 +15,7 @@ from typing import ClassVar
 import numpy as np
 
 from architectures import tape_graph
+from architectures.spaces.base import check_no_text
 from architectures.spaces.grammar_lower import lower
 from architectures.spaces.grammar_moves import Spot, spots, variations
 from architectures.spaces.grammar_rules import MEAN_ARITY, Rules
@@ -245,6 +246,7 @@ class Grammar(TapeSpace[Derivation]):
         return str(Derivation(tuple(map(ordered, architecture.stages))))
 
     def _check(self, architecture: Derivation) -> None:
+        check_no_text(architecture)
         fault = self._fault(architecture)
         if fault is not None:
             raise ValueError(f"architecture {architecture}: {fault}")

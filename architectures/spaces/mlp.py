@@ -26,7 +26,7 @@ from architectures.graph import ArchGraph, GraphBuilder, Place
 from architectures.layers import Layers
 from architectures.layout import Layout, LeafGroup, WeightArrays
 from architectures.ops import Leaf
-from architectures.spaces.base import Encoding, SearchSpace
+from architectures.spaces.base import Encoding, SearchSpace, check_no_text
 from architectures.switch import cut
 
 
@@ -214,6 +214,7 @@ class MLPSpace(SearchSpace[MLP]):
         return {"width": width_L}
 
     def _check(self, architecture: MLP) -> None:
+        check_no_text(architecture)
         if len(architecture.widths) not in self.depths:
             raise ValueError(
                 f"architecture {architecture}: {len(architecture.widths)} hidden layers; MLPSpace.depths={self.depths}"

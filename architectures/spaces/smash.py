@@ -23,7 +23,7 @@ from architectures.layout import Layout, WeightArrays
 from architectures.spaces import bank_layout, bank_plain
 from architectures.spaces.bank_sampling import BankChoices
 from architectures.spaces.banks import BankNetwork, Block, Conv, canonical, filled, parse
-from architectures.spaces.base import Encoding, SearchSpace
+from architectures.spaces.base import Encoding, SearchSpace, check_no_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,6 +186,7 @@ class SMASH(SearchSpace[BankNetwork]):
         return True
 
     def _check(self, network: BankNetwork) -> None:
+        check_no_text(network)
         if len(network.blocks) != self.blocks:
             raise ValueError(f"architecture {network}: {len(network.blocks)} blocks, this space has {self.blocks}")
         for index, block in enumerate(network.blocks):

@@ -2,14 +2,24 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import pytest
 
 from architectures.ops import NONE, SKIP
-from architectures.spaces import DARTS, SMASH, CellSpace, DeepNets, Grammar, NASBench201, from_settings, settings
+from architectures.spaces import (
+    DARTS,
+    SMASH,
+    CellSpace,
+    DeepNets,
+    Grammar,
+    NASBench201,
+    SearchSpace,
+    from_settings,
+    settings,
+)
 
-
-@pytest.mark.parametrize(
+SPACES = pytest.mark.parametrize(
     "space",
     [
         NASBench201(),
@@ -23,8 +33,19 @@ from architectures.spaces import DARTS, SMASH, CellSpace, DeepNets, Grammar, NAS
     ],
     ids=["default", "other", "exits", "smash", "deepnets", "family", "darts", "grammar"],
 )
-def test_settings_survive_json(space: NASBench201 | SMASH | DeepNets | DARTS | Grammar) -> None:
+
+
+@SPACES
+def test_settings_survive_json(space: SearchSpace[Any]) -> None:
     assert from_settings(json.loads(json.dumps(settings(space)))) == space
+
+
+@SPACES
+def test_text_in_the_place_of_an_architecture_is_told(space: SearchSpace[Any]) -> None:
+    text = space.to_string(space.sample(0))
+    for call in (space.graph, space.encode, space.canonical, space.cost):
+        with pytest.raises(ValueError, match=r"is text; read it with space\.from_string first"):
+            call(text)
 
 
 def test_settings_name_every_field() -> None:

@@ -186,6 +186,15 @@ def test_kernels_that_data_chooses_from_a_stack_are_kernels() -> None:
     assert found == {"router": (1, (1, 1, 6, 4)), "up": (4, (1, 1, 6, 5)), "down": (4, (1, 1, 5, 6))}
 
 
+def test_operations_of_copies_are_counted() -> None:
+    def mean(p: Any, x: jax.Array) -> jax.Array:
+        return jax.vmap(lambda w: x @ w)(p["members"]).mean(0)
+
+    params = params_of(members=(5, 6, 4))
+    graph = trace(mean, params, jnp.ones((2, 6)))
+    assert (graph.macs, graph.parameter_count) == (5 * 6 * 4, 5 * 6 * 4)
+
+
 @pytest.mark.parametrize("use", [lambda row, x: row + x, lambda row, x: (row * x).sum(-1)])
 def test_rows_of_a_table_that_are_matrices_are_looked_up(use: Any) -> None:
     def apply(p: Any, index: jax.Array, x: jax.Array) -> jax.Array:

@@ -1,14 +1,16 @@
 """Ensembles: chosen as the definition says, and worth what averaging says."""
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 from toy_search import SPACE
 
 from eval.search.ensemble import EnsembleConfig, choose, compare, disagreement, predictions, quality
-from eval.search.ensemble_command import EnsemblesConfig
+from eval.search.ensemble_command import EnsemblesConfig, ensemble
 from ghn import GHNConfig, Hypernetwork
 from train.data import Dataset
 
@@ -58,6 +60,13 @@ def test_members_are_chosen_greedily_for_the_ensemble() -> None:
 def test_numbers_that_make_no_ensemble_are_refused(fields: dict[str, Any], match: str) -> None:
     with pytest.raises(ValueError, match=rf"EnsemblesConfig\.{match}"):
         EnsemblesConfig(**fields)
+
+
+def test_too_few_results_are_told_before_anything_is_computed(tmp_path: Path) -> None:
+    header, row = "architecture,repeats,score,fidelity", "a,,0.5,0"
+    (tmp_path / "evaluations.csv").write_text(f"{header}\n{row}\n")
+    with pytest.raises(ValueError, match=r"EnsembleConfig\.size=5: .* holds 1 scored architectures"):
+        ensemble(EnsemblesConfig(checkpoint="is not read"), tmp_path, Console())
 
 
 def test_ways_of_choosing_are_judged_on_other_images() -> None:
