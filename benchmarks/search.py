@@ -196,6 +196,9 @@ def regrets(maker: Maker, problem: Problem, seeds: int, queries: int) -> Floats:
                 )
                 top = max(top, accuracy)
             left[seed, index] = 100 * (table.best - top)
+            if top >= table.best:  # and so it stays
+                left[seed, index:] = 0.0
+                break
     return left
 
 

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from scipy import stats
 from sklearn.base import clone
 
-from architectures.checks import at_least
 from eval.predictors import fitted
 from eval.search.algorithms.base import Algorithm
 from eval.search.history import Evaluation, Proposal
@@ -34,12 +33,13 @@ class GuidedConfig:
 
     initial: int = 3  # drawn from the best by the prior, before anything is fitted
     best: int = 20  # how many of the pool count as the best by the prior then
-    reach: int = 10  # later: so many times the number of labels
+    reach: float = 0.015  # later: this share of the pool for every label
 
     def __post_init__(self) -> None:
         if self.initial < 3 or self.best < self.initial:
             raise ValueError(f"GuidedConfig.initial={self.initial}, best={self.best}: at least 3, and best no fewer")
-        at_least(self, reach=2)
+        if not 0 < self.reach <= 1:
+            raise ValueError(f"GuidedConfig.reach={self.reach}: a share of the pool, above 0 and at most 1")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -93,7 +93,8 @@ class GuidedSearch(Algorithm):
         if index < self._config.initial or len(self._labels) < 3:
             best = [row for row in self._order[: self._config.best] if free[row]] or np.flatnonzero(free).tolist()
             return Proposal(self._pool[best[int(self.rng(index).integers(len(best)))]])
-        near = self._order[: max(self._config.best, self._config.reach * len(self._labels))]
+        reach = round(self._config.reach * len(self._pool) * len(self._labels))
+        near = self._order[: max(self._config.best, reach)]
         open_ = [row for row in near if free[row]] or np.flatnonzero(free).tolist()
         return Proposal(self._pool[open_[int(np.argmax(self._expected(open_)))]])
 

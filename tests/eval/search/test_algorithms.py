@@ -243,6 +243,7 @@ def test_nsga_keeps_no_failures_while_there_is_something_else(objectives: tuple[
         (lambda: HalvingConfig(eta=1), "eta=1"),
         (lambda: NSGAConfig(1), "population=1"),
         (lambda: GuidedConfig(2), "initial=2"),
+        (lambda: GuidedConfig(reach=0.0), r"reach=0\.0"),
         (lambda: OptunaConfig(startup=0), "startup=0"),
         (lambda: OptunaSearch(Problem(MLPSpace())), "mlp has none"),
     ],
