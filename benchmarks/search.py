@@ -89,6 +89,11 @@ class Options:
     quick: bool = False  # 5 seeds, 300 steps, a search of 48, 2 against 4 trained for one epoch
     out: Path = Path("benchmarks/results")  # results
 
+    @property
+    def name(self) -> str:
+        """Of the files of results: a half of the table has its own."""
+        return "search" if self.half == "whole" else f"search_{self.half}"
+
 
 # ------------------------------------------------------------------------------------------------------ (a) regret
 
@@ -353,7 +358,7 @@ def main(options: Options) -> None:
             below = np.flatnonzero(left.mean(0) <= goal)
             reached = f"after {below[0] + 1}" if len(below) else "not within 200"
             notes.append(f"{name}: reaches evolution's mean regret after 200 queries ({goal:.3f}) {reached}.")
-        plot(found, options.out / "search.svg")
+        plot(found, options.out / f"{options.name}.svg")
     if "retrained" not in options.skip:
         results["retrained"] = retrained_part(options)
         notes.append(f"Found by generated weights: {results['retrained']['verdict']}")
@@ -378,7 +383,7 @@ def main(options: Options) -> None:
             + "."
         )
     header = ["algorithm", *(f"after {q}" for q in QUERIES)]
-    finish("search", results, header, rows, notes, options.seeds, options.out)
+    finish(options.name, results, header, rows, notes, options.seeds, options.out)
 
 
 if __name__ == "__main__":
