@@ -24,6 +24,8 @@ def claim(
 ) -> None:
     """Records a configuration in the run's folder, or checks that the folder belongs to this very run.
 
+    Where the data lie may change: they are compared by their content.
+
     Args:
         run: the folder.
         config: as JSON values or tuples.
@@ -69,12 +71,12 @@ def _completed(recorded: dict[str, Any], defaults: dict[str, Any]) -> dict[str, 
 
 
 def _differences(recorded: dict[str, Any], own: dict[str, Any], prefix: str = "") -> list[str]:
-    """The fields that differ, as "name was X, is Y"."""
+    """The fields that differ, as "name was X, is Y", but for the path of the data."""
     result = []
     for name in sorted(set(recorded) | set(own)):
         before, now = recorded.get(name), own.get(name)
         if isinstance(before, dict) and isinstance(now, dict):
             result += _differences(before, now, f"{prefix}{name}.")
-        elif before != now:
+        elif before != now and not f"{prefix}{name}".endswith("data.source"):
             result.append(f"{prefix}{name} was {before!r}, is {now!r}")
     return result

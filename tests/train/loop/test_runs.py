@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -213,6 +214,15 @@ def test_a_run_on_other_data_is_refused(config: TrainConfig, unbroken: tuple[Pat
     other = dataclasses.replace(config.data, source=str(tmp_path / "tiny.npz"))
     with pytest.raises(ValueError, match="test_images_sha256"):
         loop.train(dataclasses.replace(config, data=other), unbroken[0])
+
+
+def test_a_run_goes_on_where_its_data_has_moved(
+    config: TrainConfig, unbroken: tuple[Path, Any], tmp_path: Path
+) -> None:
+    moved = shutil.copy(config.data.source, tmp_path)
+    elsewhere = dataclasses.replace(config, data=dataclasses.replace(config.data, source=str(moved)))
+    run = shutil.copytree(unbroken[0], tmp_path / "run")
+    assert loop.train(elsewhere, run).parameter_count == unbroken[1].parameter_count
 
 
 def test_a_folder_of_something_else_is_refused(config: TrainConfig, tmp_path: Path) -> None:
