@@ -9,7 +9,8 @@ Parts:
   seconds, a hypernetwork of 121,819 parameters for a target of 91,630.
 - split: Split-MNIST in CL1 and CL3; split_cl1, split_cl3: its baselines; strengths of penalties are chosen on score
   images of a seed that is not reported.
-- long: the hypernetwork with 2,000 steps a task, the published number for Split-MNIST, instead of 600 and of 1,000.
+- long: the hypernetwork with 2,000 steps a task, the published number for Split-MNIST, instead of 600 (Split) and 1,000
+  (Permuted); one seed.
 - permuted, cifar: the same for Permuted-MNIST-10 and, with --cifar, Split-CIFAR-10 on a convolutional target; one seed.
 - dependency: message passing, an RNN over layers and neither, at equal size.
 - initialization: baselines from weights that a hypernetwork generates (trained on the Fashion-MNIST images in the
