@@ -158,10 +158,10 @@ def predict(
     config: Annotated[PredictConfig, tyro.conf.arg(name="")],
     out: Path = Path("weights.safetensors"),
 ) -> None:
-    """Predict all weights of a Linen or NNX model; print where each leaf comes from.
+    """Predict all weights of a Linen or NNX model or of an ONNX file; print where each leaf comes from.
 
     Args:
-        model: module:attribute, a module or a function that returns one.
+        model: module:attribute (a module, or a function that returns one), or a path that ends in .onnx.
         config: its inputs, and what predicts.
         out: a .safetensors file, or a folder for Orbax, new or of an earlier prediction; of an ONNX file, its copy.
     """

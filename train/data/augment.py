@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """What :func:`augment` does to each training image.
+    """What is done to each training image.
 
     Raises:
         ValueError: ``crop`` is negative.
