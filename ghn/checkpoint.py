@@ -57,6 +57,10 @@ def load(source: str | Path, space: SearchSpace[Any] | None = None, step: int | 
             the one that the checkpoint was trained on.
         step: of a run's folder, an earlier checkpoint; the last one by default.
 
+    Returns:
+        A `Hypernetwork`; of a file that holds an open one, such as the package's "default", a `ghn.OpenHypernetwork`
+        (the annotation names the former alone).
+
     Raises:
         CheckpointError: nothing there, a damaged file, another format version, another space, a step that is not kept.
     """

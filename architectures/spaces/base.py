@@ -81,7 +81,7 @@ class SearchSpace(abc.ABC, Generic[Architecture]):
 
     @abc.abstractmethod
     def sample(self, seed: int | np.random.Generator) -> Architecture:
-        """A uniformly random architecture."""
+        """A random architecture as training draws them: uniform, unless the space says otherwise."""
 
     @abc.abstractmethod
     def mutate(self, architecture: Architecture, seed: int | np.random.Generator) -> Architecture:
@@ -147,12 +147,19 @@ class SearchSpace(abc.ABC, Generic[Architecture]):
         return (self.forward_static(arrays, architecture, images, layers),)
 
     def apply(self, weights: Weights, architecture: Architecture, images: Array) -> Array:
-        """Logits [B, classes] of images [B, H, W, C], compiled once for all architectures of the space."""
+        """Logits [B, classes] of normalised images [B, H, W, C], compiled once for all architectures of the space.
+
+        Raises:
+            ValueError: text instead of an architecture, images of another shape or of pixels, weights of another space.
+        """
         self._check_call(weights, architecture, images)
         return _apply(self, weights.arrays, self.encode(architecture), images)
 
     def apply_exits(self, weights: Weights, architecture: Architecture, images: Array) -> tuple[Array, ...]:
-        """Logits [B, classes] of every exit, the earliest first, those of `apply` last; compiled once as well."""
+        """Logits [B, classes] of every exit, the earliest first, those of `apply` last; compiled once as well.
+
+        Raises as `apply` does.
+        """
         self._check_call(weights, architecture, images)
         return _apply_exits(self, weights.arrays, self.encode(architecture), images)
 
