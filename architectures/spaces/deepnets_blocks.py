@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -329,9 +328,3 @@ def _strided_block(
 def _side(section: Section, name: str, width: int) -> Value:
     """The shortcut's end, normalised."""
     return section.settled(Value(SIDE, width, section.norm), f"{name}/shortcut_end")
-
-
-def all_units(tape: Tape) -> list[Unit]:
-    """Every unit."""
-    pairs = itertools.chain.from_iterable(tape.downs)
-    return [tape.stem, *itertools.chain.from_iterable(tape.sections), *(unit for unit in pairs if unit is not None)]

@@ -39,7 +39,6 @@ OPTIONS: dict[str, dict[str, int]] = {
     "cat": {},
     "pos": {},
 }
-TOKEN_KINDS = ("attn", "mlp", "mix", "pos")
 STRIDED_KINDS = ("basic", "bottle", "mb")  # whose first block of a stage may halve the resolution itself
 
 
