@@ -39,7 +39,7 @@ STOPS = (0, 50, 200, 1000)  # steps after which test accuracy is taken, and afte
 class TrainingConfig:
     """How every network is trained, from either start: Adam at a constant rate."""
 
-    steps: int = 200
+    steps: int = 200  # of each training
     batch: int = 64  # images a step
     rates: tuple[float, ...] = (1e-3, 4e-3)  # learning rates that are tried
     seeds: int = 1  # of batches and of the initialiser

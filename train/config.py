@@ -85,7 +85,7 @@ class OptimizerConfig:
     """Optax chain: clipping, Adam or SGD with momentum, decoupled weight decay, warm-up, cosine to 0."""
 
     name: Literal["adam", "sgd"] = "adam"
-    learning_rate: float = 3e-3  # peak
+    learning_rate: float = 3e-3  # at its peak, after the warm-up
     warmup: int = 100  # steps of linear warm-up
     clip: float = 5.0  # global gradient norm
     weight_decay: float = 1e-5  # decoupled, times the learning rate
@@ -138,14 +138,14 @@ class TrainConfig:
     startup: int = 0  # steps at the start that only bring the size of generated weights to an ordinary initialiser's
     label_smoothing: float = 0.0  # share of the target that is spread over all classes
     held_out: float = 0.1  # share of the space's isomorphism classes that training never sees
-    held_out_seed: int = 0  # which share
+    held_out_seed: int = 0  # which share: seed of the hash that decides
     seed: int = 0  # of initialisation, batches, architectures, augmentation
     precision: Precision = "float32"  # of images and generated weights; parameters and statistics stay float32
     # Where the loss is not finite, a run goes back to the last good state and on with other batches: at most so often.
     retreats: int = 3
     devices: DevicesConfig = DevicesConfig()  # not part of a run's identity
     log_every: int = 50  # steps between lines of metrics, and between checks for NaN
-    checkpoint_every: int = 1000  # steps
+    checkpoint_every: int = 1000  # steps between checkpoints; the last step has one too
 
     def __post_init__(self) -> None:
         one_of(self, "sampling", "precision")
