@@ -31,7 +31,7 @@ from eval.ranking import (
     timed_scores,
 )
 from eval.report import rich_table, write_candidates, write_ranking_files
-from eval.scoring import ScoreConfig, Scorer, ensemble
+from eval.scoring import ScoreConfig, Scorer, Scores, ensemble
 from eval.tabular import DEFAULT_COLUMN
 from ghn import Hypernetwork
 from ghn.checkpoint import load as load_checkpoint
@@ -99,32 +99,63 @@ def rank(config: RankConfig, out: Path, console: Console) -> Ranking | None:
 def rank_against(config: RankConfig, hypernetwork: Hypernetwork, splits: Splits, scorer: Scorer) -> Outcome:
     """The comparison with ground truth, every row included."""
     truth = _truth(config, hypernetwork)
-    own, seconds = timed_scores(scorer, truth.architectures)
+    own = timed_scores(scorer, truth.architectures)
+    others = _Others(config.score, hypernetwork.space, splits, truth.architectures)
+    methods, members = _methods(config, hypernetwork, own, others)
+    ranking = compare(truth, methods, config.resamples, config.seed, members)
+    losses, notes = _spoilt_losses(config, hypernetwork, own[1], others)
+    checks = judge(losses, methods[PRIMARY], truth.accuracy, truth.classes, config.resamples, config.seed)
+    return Outcome(ranking, checks, notes)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Others:
+    """Scores of the same architectures by other hypernetworks of the space, or in another way.
+
+    Attributes:
+        score: how, unless another way is asked for.
+        space: that every hypernetwork has to be made for.
+        splits: the images.
+        architectures: what is scored.
+    """
+
+    score: ScoreConfig
+    space: SearchSpace[Any]
+    splits: Splits
+    architectures: tuple[Any, ...]
+
+    def __call__(self, source: str, score: ScoreConfig | None = None, step: int | None = None) -> tuple[Scores, float]:
+        """The scores by a checkpoint (at a step), and the seconds that an architecture took."""
+        loaded = _fitting(source, self.space, step)
+        scorer = Scorer(loaded, self.splits.train, self.splits.score, score or self.score)
+        return timed_scores(scorer, self.architectures)
+
+
+def _methods(
+    config: RankConfig, hypernetwork: Hypernetwork, own: tuple[Scores, float], others: _Others
+) -> tuple[dict[str, Method], dict[str, list[Vector]]]:
+    """Name -> method of every row; and of those that are means over seeds, the scores of each seed."""
+    scores, seconds = own
     training = training_seconds(config.checkpoint)
-    methods = generated_methods(own, seconds, training)
-    methods |= free_methods(hypernetwork.space, truth.architectures, splits.train.images, config.seed)
+    methods = generated_methods(scores, seconds, training)
+    methods |= free_methods(hypernetwork.space, others.architectures, others.splits.train.images, config.seed)
     methods = {COMBINED: combine(methods), **methods}
     members: dict[str, list[Vector]] = {}
-
-    def others(source: str, score: ScoreConfig = config.score, step: int | None = None) -> tuple[Any, float]:
-        loaded = _fitting(source, hypernetwork.space, step)
-        return timed_scores(Scorer(loaded, splits.train, splits.score, score), truth.architectures)
-
     for step in config.points:
-        scores, own_seconds = others(config.checkpoint, step=step)
+        earlier, own_seconds = others(config.checkpoint, step=step)
         share = training * step / max(hypernetwork.step, 1)
-        methods[f"{PRIMARY}, step {step}"] = Method(-scores.train_loss, own_seconds, share)
+        methods[f"{PRIMARY}, step {step}"] = Method(-earlier.train_loss, own_seconds, share)
     for steps in config.fidelities:
-        scores, own_seconds = others(config.checkpoint, dataclasses.replace(config.score, steps=steps))
-        tuned = generated_methods(scores, own_seconds, training)
+        on, own_seconds = others(config.checkpoint, dataclasses.replace(config.score, steps=steps))
+        tuned = generated_methods(on, own_seconds, training)
         methods |= {f"{name}, {steps} steps on": tuned[name] for name in list(tuned)[:2]}
     if config.ensemble:
-        each = [(own, seconds), *(others(source) for source in config.ensemble)]
+        each = [own, *(others(source) for source in config.ensemble)]
         total = training + sum(training_seconds(source) for source in config.ensemble)
         name = f"{PRIMARY}, mean of {len(each)} seeds"
-        mean = ensemble([scores for scores, _ in each])
+        mean = ensemble([member for member, _ in each])
         methods[name] = Method(-mean.train_loss, sum(one for _, one in each), total)
-        members[name] = [-scores.train_loss for scores, _ in each]
+        members[name] = [-member.train_loss for member, _ in each]
     if config.supernet is not None:
         if _fitting(config.supernet, hypernetwork.space).config.delta:
             raise ValueError(
@@ -132,19 +163,33 @@ def rank_against(config: RankConfig, hypernetwork: Hypernetwork, splits: Splits,
             )
         supernet = generated_methods(*others(config.supernet), training_seconds(config.supernet))
         methods |= {name.replace("generated weights", "delta = 0"): method for name, method in supernet.items()}
-    ranking = compare(truth, methods, config.resamples, config.seed, members)
+    return methods, members
 
-    cost, losses, notes = 1.5 * seconds * len(truth.architectures), {}, []
+
+def _spoilt_losses(
+    config: RankConfig, hypernetwork: Hypernetwork, seconds: float, others: _Others
+) -> tuple[dict[str, Vector], list[str]]:
+    """Name -> training losses [A] of every check that the configuration asks for, or that is cheap where it leaves the
+    choice; and what was left out.
+
+    Args:
+        config: which checks.
+        hypernetwork: what is checked.
+        seconds: that an architecture takes to score.
+        others: scores by the hypernetwork that is too small.
+    """
+    losses: dict[str, Vector] = {}
+    notes = []
+    cost = 1.5 * seconds * len(others.architectures)
     if config.checks or (config.checks is None and cost <= AFFORDABLE):
         alone = dataclasses.replace(config.score, unseen=False)
-        seen_only = Scorer(hypernetwork, splits.train, splits.score, alone)
-        losses = spoilt_scores(seen_only, hypernetwork, truth.architectures, config.seed)
+        seen_only = Scorer(hypernetwork, others.splits.train, others.splits.score, alone)
+        losses |= spoilt_scores(seen_only, hypernetwork, others.architectures, config.seed)
     elif config.checks is None:
         notes.append(f"Checks were left out: some {cost:.0f} s; ask for them with --checks True.")
     if config.small is not None:
         losses[SMALL] = others(config.small)[0].train_loss
-    checks = judge(losses, methods[PRIMARY], truth.accuracy, truth.classes, config.resamples, config.seed)
-    return Outcome(ranking, checks, notes)
+    return losses, notes
 
 
 def _truth(config: RankConfig, hypernetwork: Hypernetwork) -> GroundTruth:
