@@ -13,7 +13,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from architectures import tape_graph
 from architectures.checks import at_least
 from architectures.spaces import deepnets_models
 from architectures.spaces.base import check_no_text, later
@@ -30,7 +29,7 @@ from architectures.spaces.deepnets_text import (
     Stage,
     parse,
 )
-from architectures.spaces.tape_space import TapeSpace
+from architectures.spaces.tape_space import TapeSpace, misfit
 from architectures.tape import ACTIVATIONS, HEADS, NORMS, STEP, Norm, Tape
 from architectures.tape_layout import TapeShape
 
@@ -344,11 +343,7 @@ def _fault(space: DeepNets, network: DeepNet) -> str | None:
             choices = space.choices(block.kind, letter, stage.width)
             if value not in choices:
                 return f"stage {index}: {block}: {letter}={value}; choices {choices}"
-    try:
-        graph = tape_graph.graph(space.tape(network), space.shape)
-    except ValueError as error:
-        return str(error)
-    return f"{graph.nodes} nodes; this space has room for {space.nodes}" if graph.nodes > space.nodes else None
+    return misfit(space, network, space.nodes)
 
 
 def _ordered(block: Block, kinds: tuple[str, ...]) -> Block:

@@ -14,13 +14,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from architectures import tape_graph
 from architectures.spaces.base import check_no_text
 from architectures.spaces.grammar_lower import lower
 from architectures.spaces.grammar_moves import Spot, spots, variations
 from architectures.spaces.grammar_rules import MEAN_ARITY, Rules
 from architectures.spaces.grammar_text import ONCE, Chain, Derivation, ordered, parse
-from architectures.spaces.tape_space import TapeSpace
+from architectures.spaces.tape_space import TapeSpace, misfit
 from architectures.tape import STEP, Tape
 from architectures.tape_layout import TapeShape
 
@@ -268,8 +267,4 @@ def _fault(space: Grammar, network: Derivation) -> str | None:
         fault = rules.fault(chain)
         if fault is not None:
             return f"stage {index}: {fault}"
-    try:
-        graph = tape_graph.graph(space.tape(network), space.shape)
-    except ValueError as error:
-        return str(error)
-    return f"{graph.nodes} nodes; this space has room for {space.nodes}" if graph.nodes > space.nodes else None
+    return misfit(space, network, space.nodes)

@@ -101,3 +101,12 @@ class TapeSpace(SearchSpace[Architecture]):
         """Logits by a plain program in the network's own widths."""
         tree = Weights(arrays, self).as_pytree(architecture)
         return tape_plain.forward(self.tape(architecture), tree, images, layers)
+
+
+def misfit(space: TapeSpace[Architecture], network: Architecture, most: int) -> str | None:
+    """What keeps the tape of a network, or its graph of `most` nodes at most, out of a space, if anything."""
+    try:
+        graph = tape_graph.graph(space.tape(network), space.shape)
+    except ValueError as error:
+        return str(error)
+    return f"{graph.nodes} nodes; this space has room for {most}" if graph.nodes > most else None
