@@ -88,7 +88,7 @@ def _blocks(
         pairs = (mixer, perceptron) * ((count + 1) // 2)
         return ((Block("pos"),) if mixer.kind == "attn" and rng.random() < 0.7 else ()) + pairs
     if split == "dense":
-        return tuple(_dense_block(space, rng, width) for _ in range(count))
+        return tuple(_dense_block(space, rng) for _ in range(count))
     kinds = space.kinds or CONV_KINDS
     blocks = [random_block(space, rng, _pick(rng, kinds), width)]
     while len(blocks) < count:
@@ -97,8 +97,8 @@ def _blocks(
     return tuple(blocks)
 
 
-def _dense_block(space: DeepNets, rng: np.random.Generator, width: int) -> Block:
-    """More connections than training has seen: dense cells of 4 layers, cells of 4 branches."""
+def _dense_block(space: DeepNets, rng: np.random.Generator) -> Block:
+    """More connections than training has seen: dense cells of 4 or 5 layers, cells of 4 branches."""
     kind = _pick(rng, ("dense", "sum", "cat"), (0.5, 0.3, 0.2))
     if kind == "dense":
         return Block("dense", (("k", 3), ("n", int(rng.integers(4, 6))), ("w", _pick(rng, (4, 8)))))
