@@ -152,7 +152,7 @@ def test_centred_states_move_weights_by_a_good_share(fresh: Hypernetwork, archit
     assert centred > 2 * share(fresh.config)
 
 
-def test_isomorphic_orders_do_not_matter_to_repeated_calls(fresh: Hypernetwork) -> None:
+def test_repeated_calls_give_equal_weights(fresh: Hypernetwork) -> None:
     first, second = (fresh(fresh.space.graph(CELL)) for _ in range(2))
     jax.tree.map(np.testing.assert_array_equal, first.arrays, second.arrays)
 
