@@ -301,7 +301,8 @@ def _moments_of(jaxpr: Any, arguments: Sequence[Moments | None]) -> list[Moments
     def read(atom: Any) -> Moments | None:
         if not isinstance(atom, jex.Literal):
             return known.get(atom)
-        return Moments(float(atom.val), 0.0) if np.ndim(atom.val) == 0 and np.isreal(atom.val) else None
+        is_real = np.ndim(atom.val) == 0 and np.isreal(atom.val)  # also of complex type, whose `float` is an error
+        return Moments(float(np.real(atom.val)), 0.0) if is_real else None
 
     for equation in reversed(used):
         known.update(zip(equation.outvars, _equation(equation, [read(atom) for atom in equation.invars]), strict=True))

@@ -49,6 +49,22 @@ def test_complex_kernels_are_complex(hypernetwork: ghn.OpenHypernetwork) -> None
     assert abs(np.corrcoef(found.real.ravel(), found.imag.ravel())[0, 1]) < 0.9
 
 
+def test_complex_initialisers_are_read(hypernetwork: ghn.OpenHypernetwork) -> None:
+    class Spectral(nn.Module):
+        @nn.compact
+        def __call__(self, x: jax.Array) -> jax.Array:
+            def initialise(key: Any) -> jax.Array:
+                real, imaginary = jax.random.uniform(key, (2, 16, 8), minval=-1)
+                return 0.25 * (real + 1j * imaginary)
+
+            return jnp.abs(x @ self.param("kernel", initialise))
+
+    result = ghn.predict(Spectral(), X, hypernetwork=hypernetwork)
+    (row,) = result.report.rows
+    assert (row.source, row.dtype) == ("predicted", "complex64") and row.reason.startswith("scale: ")
+    assert 0.05 < np.asarray(result.params["kernel"]).real.std() < 0.5
+
+
 def test_empty_leaves(hypernetwork: ghn.OpenHypernetwork) -> None:
     params = {"none": jnp.zeros((16, 0)), "from": jnp.zeros((0, 4)), "w": normal(16, 4)}
 
