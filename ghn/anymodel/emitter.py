@@ -95,6 +95,7 @@ class Emitter:
                 before = square or 0.0
                 after = self._channels(row) if decision.predicted else math.sqrt(before)
                 own.bias = (own.bias[0] + before, _paired(np.add, own.bias[1], after))
+                own.kept += 0.0 if decision.predicted else before
             elif role == "scale" or (role == "factor" and op == "scale"):
                 before = 1.0 if square is None else square
                 after = 1 + self._channels(row) if decision.predicted else math.sqrt(before)

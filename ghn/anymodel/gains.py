@@ -53,6 +53,7 @@ class NodeWeights:
         tile, noise: of the predicted kernel, of which unit size and scale are left out; None where it is not predicted.
         size: that the hypernetwork has learned for it.
         scale, bias: of normalisations and biases: initial mean square, and what is predicted, channel by channel.
+        kept: initial mean square of the biases that are not predicted.
     """
 
     leaf: Leaf | None = None
@@ -62,6 +63,7 @@ class NodeWeights:
     size: float = 1.0
     scale: tuple[float, NDArray[np.float32] | float] = (1.0, 1.0)
     bias: tuple[float, NDArray[np.float32] | float] = (0.0, 0.0)
+    kept: float = 0.0
 
 
 class Gain(NamedTuple):
@@ -175,9 +177,10 @@ def _renormalised(graph: ArchGraph) -> set[int]:
 
 
 def _gain(own: NodeWeights, after: State, readers: set[str], settled: float | None, reach: float) -> Gain:
-    square = after.initial.strength + own.bias[0]  # where signals have died out, initial biases are the answer
+    # Where signals have died out, initial biases are the answer; but not those that stay, as a closed gate's -10 does.
+    square = after.initial.strength + own.bias[0] - own.kept
     initial = math.sqrt(max(square, FAINT**2))
-    bias = _quiet(square)
+    bias = _quiet(square + own.kept)
     if own.tile is None:
         return Gain(bias=bias)
     wanted = own.size if settled is None else settled

@@ -112,6 +112,19 @@ def test_biases_beside_small_kernels_are_small() -> None:
     np.testing.assert_allclose(bias(0.02), usual * 0.08, rtol=1e-4)
 
 
+def test_kernels_beside_large_biases_that_stay_are_not_measured_by_them() -> None:
+    x = jax.random.normal(jax.random.key(1), (4, 16))
+    kernel = jax.random.normal(jax.random.key(0), (16, 16)) / 4
+
+    def gate(bias: float) -> Any:
+        params = {"w": kernel, "b": jnp.full(16, bias)}
+        return ghn.predict_params(lambda p, x: jax.nn.sigmoid(x @ p["w"] + p["b"]), params, x).params
+
+    closed = gate(-10.0)
+    assert (np.asarray(closed["b"]) == -10).all()
+    np.testing.assert_allclose(closed["w"], gate(0.0)["w"], rtol=1e-4)
+
+
 def test_where_signals_die_out_the_answer_is_that_of_the_initial_biases() -> None:
     keys = jax.random.split(jax.random.key(0), 4)
     params = {"deep": [1e-2 * jax.random.normal(key, (16, 16)) for key in keys[:2]]}
