@@ -149,8 +149,9 @@ class Drafts:
             pass
         elif op in NORMS and not entry.curved:
             role = "scale" if entry.how == "mul" else "bias" if entry.how == "add" else "factor"
-        elif op == "shift" and entry.how == "add" and _nonunit(self.leaf_shape(ref)):  # a scalar is a strength
-            role = "bias"
+        elif op == "shift" and entry.how == "add":
+            strength = entry.curved or not _nonunit(self.leaf_shape(ref))  # a scalar, or of an array that is added
+            role = "factor" if strength else "bias"
         elif op in ("position", "constant", "carry", "concat", "mix", "sum"):
             role = "embedding" if len(_nonunit(self.leaf_shape(ref))) > 0 else "factor"
         axes: dict[int, AxisRole] | None = None

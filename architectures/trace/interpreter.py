@@ -76,7 +76,8 @@ class Interpreter:
             return getattr(control, f"run_{name}")(self, equation, values)
         if not any(value.source is not None or value.leaves or value.marks for value in values):
             literal = values[0].literal if values and name in ("broadcast_in_dim", "convert_element_type") else None
-            return [Value(shape, literal=literal) for shape in shapes]
+            varied = name == "iota" or any(value.varied for value in values)
+            return [Value(shape, literal=literal, varied=varied and math.prod(shape) > 1) for shape in shapes]
         handler = HANDLERS.get(name)
         if handler is not None:
             first = handler(self, equation, values, shapes[0])
@@ -138,6 +139,7 @@ class Interpreter:
         leaves: dict[LeafRef, Entry] = {}
         added = others if name in ("add", "add_any") else others[:1] if name == "sub" and not values[0].is_data else []
         literal_one = any(value.literal == 1.0 for value in added)
+        uneven = how == "mul" and not data and any(map(_is_varied, others))
         for value in values:
             for ref, entry in value.leaves.items():
                 axes = aligned(entry.axes, len(shape))
@@ -146,7 +148,8 @@ class Interpreter:
                     axes = tuple(union(pair) for pair in zip(old.axes, axes, strict=True))
                 entered = entry.how or (how if data and not value.is_data else "")
                 offset = entry.offset or (literal_one and not data)
-                bent = not value.is_data and ((name == "div" and value is values[-1]) or (bool(mark) and not data))
+                inverse = name == "div" and value is values[-1]
+                bent = not value.is_data and (inverse or uneven or (bool(mark) and not data))
                 inner = entry.inner or (old is not None and old.inner)
                 leaves[ref] = Entry(axes, entered, offset, entry.curved or bent, inner)
         if data and name in ("add", "add_any", "sub"):
@@ -334,6 +337,12 @@ def _of_different_parts(data: Values) -> bool:
     """Whether two values are of different slices of one: a gate and what it opens."""
     parts = [parts_of(value) for value in data]
     return len(data) == 2 and all(parts) and parts[0] != parts[1]
+
+
+def _is_varied(value: Value) -> bool:
+    """Whether a value without parameters is an array of different numbers (and no statistics, which normalise)."""
+    buffer = "state" in value.marks and "rsqrt" not in value.marks and math.prod(value.shape) > 1
+    return not value.leaves and (value.varied or buffer)
 
 
 def _shifting(others: Values) -> bool:

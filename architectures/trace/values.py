@@ -42,7 +42,7 @@ class Entry:
         axes: where the leaf's axes lie in the value (those that were reduced or indexed away are in none).
         how: "" while no data has been met; "mul", "add" or another primitive's name afterwards.
         offset: 1 was added to the leaf before it met data: (1 + scale) * x.
-        curved: what met data is no multiple of the leaf, but its exponential, its inverse, ...
+        curved: what met data is no multiple of the leaf, but its exponential, its inverse, it times an array, ...
         inner: it is one of several leaves whose matrix product the value holds.
     """
 
@@ -95,6 +95,7 @@ class Value:
         leaves: parameters that have entered and that no node owns yet.
         marks: what was done since the source, as far as it tells ops apart ("exp", "reduce_last", ...).
         literal: its number, for scalars written in the code and their broadcasts.
+        varied: a constant whose elements differ, as positions do.
         product: of parameters, which it is, and which nothing has used yet.
         lookup: which it is, and which nothing has used yet.
     """
@@ -104,6 +105,7 @@ class Value:
     leaves: Mapping[LeafRef, Entry] = dataclasses.field(default_factory=dict)
     marks: frozenset[str] = frozenset()
     literal: float | None = None
+    varied: bool = False
     product: Product | None = None
     lookup: Lookup | None = None
 

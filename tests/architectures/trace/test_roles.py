@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from architectures.graph import ArchGraph
@@ -59,6 +60,23 @@ def test_a_second_bias_behind_a_norm_is_a_shift() -> None:
 
     found = roles(linen_graph(call, jnp.ones((2, 8))))
     assert found["second"] == ("shift", "bias") and found["LayerNorm_0/bias"] == ("layer_norm", "bias")
+
+
+DISTANCES = np.abs(np.arange(5)[:, None] - np.arange(5)).astype(np.float32)
+STRENGTHS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+    "of positions": lambda p, x: x - p[:, None, None] * jnp.abs(jnp.arange(5)[:, None] - jnp.arange(5)),
+    "of a buffer": lambda p, x: x - p[:, None, None] * DISTANCES,
+    "of a decay": lambda p, x: x - jnp.exp(p)[:, None, None],
+}
+
+
+@pytest.mark.parametrize("way", STRENGTHS)
+def test_strengths_of_what_is_added_to_attention_are_no_biases(way: str) -> None:
+    def apply(p: Any, x: jax.Array) -> jax.Array:
+        return jax.nn.softmax(STRENGTHS[way](p["slopes"], jnp.einsum("bqhd,bkhd->bhqk", x, x)))
+
+    graph = trace(apply, params_of(slopes=(3,)), jnp.ones((2, 5, 3, 4)))
+    assert roles(graph)["slopes"] == ("shift", "factor")
 
 
 MERGED = {
