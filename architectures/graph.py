@@ -58,6 +58,7 @@ class Parameter:
         copies: tensors of the canonical shape that lie side by side in this row (experts, ensembles).
         offset: the model adds 1 to it, so that 0 is its neutral value and not 1.
         curved: what the model multiplies or adds is a function of it: an exponential, an inverse.
+        multiplies: a factor whose neutral value is 1.
     """
 
     path: tuple[str, ...]
@@ -71,6 +72,7 @@ class Parameter:
     copies: int = 1
     offset: bool = False
     curved: bool = False
+    multiplies: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

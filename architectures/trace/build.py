@@ -180,6 +180,7 @@ def _parameter(owned: Owned, node: int, leaf: LeafSpec) -> Parameter:
             1,
             owned.offset,
             owned.curved,
+            owned.multiplies,
         )
     groups = {role: [a for a, r in enumerate(owned.axes) if r == role] for role in ("stack", "space", "in", "out")}
     order = [axis for axes in groups.values() for axis in axes]

@@ -24,6 +24,7 @@ class Owned:
     axes: tuple[AxisRole, ...] = ()
     offset: bool = False
     curved: bool = False
+    multiplies: bool = False
 
 
 @dataclasses.dataclass
@@ -83,6 +84,7 @@ class Drafts:
         axes: Mapping[int, AxisRole] | None = None,
         offset: bool = False,
         curved: bool = False,
+        multiplies: bool = False,
     ) -> None:
         """Makes `node` the owner of a leaf, unless an earlier node is: then it is one more use."""
         if ref in self.owner:
@@ -94,7 +96,7 @@ class Drafts:
         full: tuple[AxisRole, ...] = ()
         if axes is not None:
             full = tuple(axes.get(axis + len(ref.part), "stack") for axis in range(rank))
-        self.nodes[node].owned.append(Owned(ref, role, full, offset, curved))
+        self.nodes[node].owned.append(Owned(ref, role, full, offset, curved, multiplies))
 
     def settle(self, value: Value) -> int:
         """The node whose output a value is: its source, or a new node for what was done since."""
@@ -158,7 +160,7 @@ class Drafts:
         if role == "embedding":
             spread = _nonunit(self.leaf_shape(ref))
             axes = {axis + len(ref.part): ("out" if axis == spread[-1] else "in") for axis in spread}
-        self.own(node, ref, role, axes, entry.offset, entry.curved)
+        self.own(node, ref, role, axes, entry.offset, entry.curved, entry.how == "mul" and not entry.inner)
 
     def _constant(self, value: Value) -> int:
         """A node for a value that depends on no data: parameters that are an input of their own, or a constant."""

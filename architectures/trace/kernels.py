@@ -168,7 +168,7 @@ def contract(
         if not entry.inner and (_spans(entry, roles[kernel], weight) or len(weight.leaves) == 1):
             interpreter.drafts.own(node, ref, "kernel", own, entry.offset)
         else:
-            interpreter.drafts.own(node, ref, "factor", None, entry.offset)
+            interpreter.drafts.own(node, ref, "factor", None, entry.offset, multiplies=not entry.inner)
     return Value(shape, node)
 
 

@@ -140,7 +140,7 @@ def neutral(graph: ArchGraph, row: Parameter) -> NDArray[Any] | float:
         rng = np.random.default_rng([zlib.crc32("/".join(row.path).encode()), *row.part])
         scale, _ = rule(row.leaf, graph.ops[row.node] == "embedding")
         return rng.standard_normal(row.shape or row.leaf.shape, np.float32) * np.float32(scale)
-    multiplies = row.leaf.role == "scale" or graph.ops[row.node] == "scale"
+    multiplies = row.leaf.role == "scale" or graph.ops[row.node] == "scale" or row.multiplies
     return 1.0 if multiplies and not row.offset else 0.0
 
 

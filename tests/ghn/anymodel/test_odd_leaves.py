@@ -114,6 +114,27 @@ def test_a_vast_table_without_initialiser_is_noise(hypernetwork: ghn.OpenHyperne
     assert 0.4 < np.asarray(result.params["e"]).std() < 0.6
 
 
+NEUTRAL: dict[str, tuple[Any, dict[str, tuple[tuple[int, ...], int]]]] = {
+    "weight norm": (
+        lambda p, x: x @ (p["w"] / jnp.linalg.norm(p["w"], axis=0) * p["gain"]),
+        {"gain": ((16,), 1)},
+    ),
+    "affine": (lambda p, x: (x @ p["w"]) * p["a"] + p["b"], {"a": ((), 1), "b": ((), 0)}),
+    "low rank": (lambda p, x: x @ (p["w"] + p["a"] @ p["b"]), {"a": ((16, 2), 0), "b": ((2, 16), 0)}),
+}
+
+
+@pytest.mark.parametrize("name", NEUTRAL)
+def test_factors_without_initialiser_are_neutral(name: str, hypernetwork: ghn.OpenHypernetwork) -> None:
+    apply, factors = NEUTRAL[name]
+    sizes = {"w": (16, 16)} | {key: shape for key, (shape, _) in factors.items()}
+    shapes = {key: jax.ShapeDtypeStruct(shape, jnp.float32) for key, shape in sizes.items()}
+    result = ghn.predict_params(apply, shapes, X, hypernetwork=hypernetwork)
+    for key, (_, value) in factors.items():
+        assert by_path(result)[key].source == "neutral" and (np.asarray(result.params[key]) == value).all()
+    assert apply(result.params, X).std() > 0.1
+
+
 def test_scales_that_start_at_zero_are_told(hypernetwork: ghn.OpenHypernetwork) -> None:
     model = nn.Sequential([nn.Dense(8), nn.LayerNorm(scale_init=nn.initializers.zeros), nn.Dense(2)])
     rows = by_path(ghn.predict(model, X, hypernetwork=hypernetwork))
