@@ -76,7 +76,7 @@ class Interpreter:
             return getattr(control, f"run_{name}")(self, equation, values)
         if not any(value.source is not None or value.leaves or value.marks for value in values):
             literal = values[0].literal if values and name in ("broadcast_in_dim", "convert_element_type") else None
-            varied = name == "iota" or any(value.varied for value in values)
+            varied = name in ops.VARIED or any(value.varied for value in values)
             return [Value(shape, literal=literal, varied=varied and math.prod(shape) > 1) for shape in shapes]
         handler = HANDLERS.get(name)
         if handler is not None:

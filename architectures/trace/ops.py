@@ -152,6 +152,9 @@ SILENT = frozenset(
     ]
 )
 
+# What makes arrays of different numbers out of none.
+VARIED = frozenset(["iota", "random_bits"])
+
 SCANS_OF_ARRAYS = frozenset(["cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "sort", "top_k", "fft"])
 
 SCATTERS = frozenset(

@@ -95,7 +95,7 @@ class Value:
         leaves: parameters that have entered and that no node owns yet.
         marks: what was done since the source, as far as it tells ops apart ("exp", "reduce_last", ...).
         literal: its number, for scalars written in the code and their broadcasts.
-        varied: a constant whose elements differ, as positions do.
+        varied: a constant whose elements differ, as those of positions and of noise do.
         product: of parameters, which it is, and which nothing has used yet.
         lookup: which it is, and which nothing has used yet.
     """

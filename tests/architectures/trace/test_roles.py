@@ -66,12 +66,13 @@ DISTANCES = np.abs(np.arange(5)[:, None] - np.arange(5)).astype(np.float32)
 STRENGTHS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
     "of positions": lambda p, x: x - p[:, None, None] * jnp.abs(jnp.arange(5)[:, None] - jnp.arange(5)),
     "of a buffer": lambda p, x: x - p[:, None, None] * DISTANCES,
+    "of noise": lambda p, x: x + p[:, None, None] * jax.random.normal(jax.random.key(0), x.shape[1:]),
     "of a decay": lambda p, x: x - jnp.exp(p)[:, None, None],
 }
 
 
 @pytest.mark.parametrize("way", STRENGTHS)
-def test_strengths_of_what_is_added_to_attention_are_no_biases(way: str) -> None:
+def test_strengths_of_what_is_added_are_no_biases(way: str) -> None:
     def apply(p: Any, x: jax.Array) -> jax.Array:
         return jax.nn.softmax(STRENGTHS[way](p["slopes"], jnp.einsum("bqhd,bkhd->bhqk", x, x)))
 
