@@ -99,7 +99,7 @@ def _check_space(config: SearchConfig, hypernetwork: Hypernetwork) -> None:
     if (config.space not in (None, own.name)) or (sized and wanted != own):
         raise ValueError(
             f"checkpoint {config.checkpoint!r}: made for {own.describe()}, not for {wanted.describe()}; give a "
-            "checkpoint of that space, or leave --space and --sizes to the checkpoint"
+            "checkpoint of that space, or leave --space and --sizes.* to the checkpoint"
         )
 
 
