@@ -129,7 +129,7 @@ class Interpreter:
         if len(data) == 1 and any(value.leaves or "state" in value.marks for value in others):
             data = [self._activated(data[0])]
             values = [*data, *others]
-        how = _how(name, data)
+        how = _how(name)
         if how == "mul" and len(data) == 1 and any(value.leaves for value in others):
             data = [self._finished(data[0])]
             values = [*data, *others]
@@ -350,7 +350,7 @@ def _shifting(others: Values) -> bool:
     return any(value.literal is not None and value.literal >= SHIFT for value in others)
 
 
-def _how(name: str, data: Values) -> str:
+def _how(name: str) -> str:
     """By what kind of arithmetic parameters meet data."""
     if name in ("add", "add_any", "sub"):
         return "add"

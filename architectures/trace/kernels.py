@@ -165,7 +165,7 @@ def contract(
     node = interpreter.drafts.add(op, inputs, shape, **attributes)
     for ref, entry in weight.leaves.items():
         own = axis_roles(entry, roles[kernel])
-        if not entry.inner and (_spans(entry, roles[kernel], weight) or len(weight.leaves) == 1):
+        if not entry.inner and (_spans(entry, roles[kernel]) or len(weight.leaves) == 1):
             interpreter.drafts.own(node, ref, "kernel", own, entry.offset)
         else:
             interpreter.drafts.own(node, ref, "factor", None, entry.offset, multiplies=not entry.inner)
@@ -212,10 +212,10 @@ def _is_kernel(value: Value, roles: Sequence[AxisRole]) -> bool:
         return False
     if value.source is None:
         return True
-    return any(entry.how == "mul" and _spans(entry, roles, value) for entry in value.leaves.values())
+    return any(entry.how == "mul" and _spans(entry, roles) for entry in value.leaves.values())
 
 
-def _spans(entry: Entry, roles: Sequence[AxisRole], value: Value) -> bool:
+def _spans(entry: Entry, roles: Sequence[AxisRole]) -> bool:
     """Whether a leaf varies along inputs and along outputs (or everything that varies is there)."""
     own = set(axis_roles(entry, roles).values())
     return {"in", "out"} <= own or ("space" in own and "out" in own)

@@ -121,7 +121,7 @@ def _followed(
         before = State(*(entering(op, ops, [source[i] for source in sources], fewer) for i in (0, 1)))
         gain = Gain()
         if own.leaf is not None:
-            after = _answer(op, own, before, int(groups[node]))
+            after = _answer(own, before, int(groups[node]))
             reach = math.inf if node in renormalised else REACH
             gain = _gain(own, after, readers[node], None if settled is None else settled[node], reach)
             before = _with_kernel(op, before, after, gain.size)
@@ -138,7 +138,7 @@ def _followed(
     return result
 
 
-def _answer(op: str, own: NodeWeights, before: State, groups: int) -> State:
+def _answer(own: NodeWeights, before: State, groups: int) -> State:
     """What the kernel or table gives, at size 1."""
     assert own.leaf is not None
     if own.leaf.role == "embedding":

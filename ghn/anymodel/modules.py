@@ -18,8 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.dtypes import canonicalize_dtype
 
-from architectures.trace.api import abstract, as_arrays, explained
+from architectures.trace.api import abstract, as_arrays, explained, paths_of
 from ghn.anymodel.initialiser import ArrayInitialiser, Initialiser, TracedInitialiser
 
 EVALUATION = {
@@ -107,6 +108,8 @@ def bound(
     ][1:]
     given = dict(arguments)
     while inputs and len(inputs) <= len(positional) and isinstance(inputs[-1], bool | str):
+        if len(inputs) == 1 and isinstance(inputs[0], str):
+            break  # a text alone is a mistake, which is told where inputs are read
         given[positional[len(inputs) - 1]] = inputs[-1]
         inputs = inputs[:-1]
     taken = {*positional[: len(inputs)], *given}
@@ -132,7 +135,7 @@ def _linen(model: nn.Module, inputs: tuple[Any, ...], rng: jax.Array, arguments:
     indices = jax.tree.unflatten(jax.tree.structure(shapes), range(len(jaxpr.out_avals)))
 
     def run() -> list[Any]:
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), abstract(inputs))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, canonicalize_dtype(x.dtype)), abstract(inputs))
         return jax.tree.leaves(initialise(rng, *zeros))
 
     seed = (
@@ -223,5 +226,9 @@ def _nnx(model: nnx.Module, inputs: tuple[Any, ...], arguments: Mapping[str, Any
     notes = tuple(f"{flag} passed to trace in evaluation mode" for flag in flags)
     if jax.tree.leaves(nnx.state(model, nnx.BatchStat)):
         notes += ("running statistics are the model's own: fill them with ghn.calibrate(result.model, None, batches)",)
+    leaves = jax.tree_util.tree_flatten_with_path(state)[0]
+    if shapes := [path for path, leaf in leaves if isinstance(leaf, jax.ShapeDtypeStruct)]:
+        named = ", ".join("/".join(path) for path in paths_of(shapes))
+        notes += (f"state without values stays so: {named}; make the model itself, not its shapes, to have them",)
     initialiser = ArrayInitialiser(jax.tree.leaves(params))
     return Adapted(apply, as_arrays(inputs), params, state, initialiser, finish, notes)

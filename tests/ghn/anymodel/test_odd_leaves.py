@@ -65,6 +65,17 @@ def test_complex_initialisers_are_read(hypernetwork: ghn.OpenHypernetwork) -> No
     assert 0.05 < np.asarray(result.params["kernel"]).real.std() < 0.5
 
 
+@pytest.mark.filterwarnings("error")
+def test_tokens_of_numpys_own_type(hypernetwork: ghn.OpenHypernetwork) -> None:
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, tokens: jax.Array) -> jax.Array:
+            return nn.Embed(5, 4)(tokens) * self.param("computed", lambda key: jnp.linspace(1, 2, 4))
+
+    result = ghn.predict(Net(), np.zeros((2, 3), np.int64), hypernetwork=hypernetwork)
+    np.testing.assert_allclose(result.params["computed"], np.linspace(1, 2, 4), rtol=1e-6)
+
+
 def test_empty_leaves(hypernetwork: ghn.OpenHypernetwork) -> None:
     params = {"none": jnp.zeros((16, 0)), "from": jnp.zeros((0, 4)), "w": normal(16, 4)}
 

@@ -160,6 +160,8 @@ def test_nnx_state_and_evaluation_mode(hypernetwork: ghn.OpenHypernetwork) -> No
     abstract = nnx.eval_shape(lambda: NNXNet(nnx.Rngs(0)))
     shapes = ghn.predict(abstract, jnp.ones((2, 8, 8, 3)), hypernetwork=hypernetwork)
     np.testing.assert_array_equal(shapes.model.head.kernel.get_value(), result.model.head.kernel.get_value())
+    assert any("norm/mean, norm/var" in note and "not its shapes" in note for note in shapes.report.notes)
+    assert not any("without values" in note for note in result.report.notes)
 
 
 def test_missing_flags_are_filled_in_and_reported_or_named(hypernetwork: ghn.OpenHypernetwork) -> None:
@@ -176,6 +178,8 @@ def test_missing_flags_are_filled_in_and_reported_or_named(hypernetwork: ghn.Ope
     ghn.predict(Flagged(), x, hypernetwork=hypernetwork, mode="any")
     with pytest.raises(TypeError, match="predict_params"):
         ghn.predict(lambda x: x, x)
+    with pytest.raises(TypeError, match="inputs/0: 'text' is no array"):
+        ghn.predict(nn.Dense(3), "text", hypernetwork=hypernetwork)
 
 
 def test_strict_and_report(hypernetwork: ghn.OpenHypernetwork) -> None:
