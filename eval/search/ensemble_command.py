@@ -36,11 +36,11 @@ def ensemble(config: EnsemblesConfig, out: Path, console: Console) -> dict[str, 
     Raises:
         ValueError: no finished search, too few results, or architectures of another space than the checkpoint's.
     """
+    hypernetwork = ghn.load(config.checkpoint)
+    splits = load_matching(hypernetwork, config.data)
     best, size = _best(out, config.candidates), config.ensemble.size
     if len(best) < size:
         raise ValueError(f"EnsembleConfig.size={size}: {out} holds {len(best)} scored architectures; use fewer members")
-    hypernetwork = ghn.load(config.checkpoint)
-    splits = load_matching(hypernetwork, config.data)
     architectures = [hypernetwork.space.from_string(text) for text in best]
     probabilities = [
         predictions(hypernetwork, architectures, split, config.images) for split in (splits.score, splits.test)

@@ -66,7 +66,7 @@ def test_too_few_results_are_told_before_anything_is_computed(tmp_path: Path) ->
     header, row = "architecture,repeats,score,fidelity", "a,,0.5,0"
     (tmp_path / "evaluations.csv").write_text(f"{header}\n{row}\n")
     with pytest.raises(ValueError, match=r"EnsembleConfig\.size=5: .* holds 1 scored architectures"):
-        ensemble(EnsemblesConfig(checkpoint="is not read"), tmp_path, Console())
+        ensemble(EnsemblesConfig(), tmp_path, Console())
 
 
 def test_ways_of_choosing_are_judged_on_other_images() -> None:
