@@ -5,21 +5,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from correlated import Floats, correlated
 from numpy.typing import NDArray
 
 from eval import intervals, metrics, resampling
-
-Floats = NDArray[np.float64]
-
-
-def _data(rows: int, seed: int = 0, steps: int | None = None) -> tuple[Floats, Floats]:
-    """Correlated scores and truth [rows], rounded onto few levels (so with many ties) when `steps` is given."""
-    rng = np.random.default_rng(seed)
-    truth = rng.normal(size=rows) + 10  # positive, as accuracies are
-    scores = truth + rng.normal(size=rows)
-    if steps is not None:
-        scores, truth = np.round(scores * steps), np.round(truth * steps)
-    return scores, truth
 
 
 def _resample_loop(statistic: Callable[..., float], scores: Floats, truth: Floats, copies: NDArray[np.int64]) -> Floats:
@@ -31,7 +20,7 @@ def _resample_loop(statistic: Callable[..., float], scores: Floats, truth: Float
 @pytest.mark.parametrize("by_class", [False, True])
 @pytest.mark.parametrize("name", metrics.RANKING_STATISTICS)
 def test_batched_resamples_equal_a_plain_loop(name: str, by_class: bool, steps: int | None) -> None:
-    scores, truth = _data(150, steps=steps)
+    scores, truth = correlated(150, steps=steps)
     classes = np.random.default_rng(1).integers(60, size=150) if by_class else None
     statistic = metrics.RANKING_STATISTICS[name]
     copies = intervals.draw(classes, 150, 40, seed=5)
@@ -43,7 +32,7 @@ def test_batched_resamples_equal_a_plain_loop(name: str, by_class: bool, steps: 
 
 
 def test_batched_blocks_and_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
-    scores, truth = _data(150, steps=10)
+    scores, truth = correlated(150, steps=10)
     whole = [metrics.bootstrap(f, scores, truth, resamples=50) for f in metrics.RANKING_STATISTICS.values()]
     monkeypatch.setattr(resampling, "BLOCK", 1000)
     again = [metrics.bootstrap(f, scores, truth, resamples=50) for f in metrics.RANKING_STATISTICS.values()]
@@ -55,7 +44,7 @@ def test_batched_blocks_and_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_generic_statistic_resamples_its_row_arguments() -> None:
-    scores, truth = _data(40)
+    scores, truth = correlated(40)
     control = truth + np.random.default_rng(2).normal(size=40)
     for given in (control, control.tolist()):
         interval = metrics.bootstrap(metrics.partial_spearman, scores, truth, resamples=60, controls=given)
@@ -66,7 +55,7 @@ def test_generic_statistic_resamples_its_row_arguments() -> None:
 
 
 def test_copies_within_a_class_do_not_narrow_the_interval() -> None:
-    scores, truth = _data(80)
+    scores, truth = correlated(80)
     one = metrics.bootstrap(metrics.spearman, scores, truth)
     again, classes = (np.tile(scores, 8), np.tile(truth, 8)), [f"class {i}" for i in list(range(80)) * 8]
     by_class = metrics.bootstrap(metrics.spearman, *again, classes)
@@ -77,14 +66,14 @@ def test_copies_within_a_class_do_not_narrow_the_interval() -> None:
 
 def test_bootstrap_covers_the_population_value() -> None:
     population = 6 / math.pi * math.asin(math.sqrt(0.5) / 2)  # Spearman of a normal pair with correlation sqrt(1/2)
-    intervals = [metrics.bootstrap(metrics.spearman, *_data(100, seed), resamples=200) for seed in range(100)]
+    intervals = [metrics.bootstrap(metrics.spearman, *correlated(100, seed), resamples=200) for seed in range(100)]
     assert 85 <= sum(i.low <= population <= i.high for i in intervals) <= 100
     assert all(0.05 < i.high - i.low < 0.5 and i.low < i.value < i.high for i in intervals)
 
 
 def test_interval_text_seed_and_level() -> None:
     assert str(metrics.Interval(0.614, 0.5512, 0.66)) == "0.61 [0.55, 0.66]"
-    scores, truth = _data(50)
+    scores, truth = correlated(50)
     first, same, other = (metrics.bootstrap(metrics.kendall, scores, truth, seed=s) for s in (0, 0, 1))
     assert first == same != other
     narrow = metrics.bootstrap(metrics.kendall, scores, truth, level=0.5)
@@ -92,7 +81,7 @@ def test_interval_text_seed_and_level() -> None:
 
 
 def test_paired_difference() -> None:
-    a, truth = _data(100)
+    a, truth = correlated(100)
     b = a + 0.3 * np.random.default_rng(4).normal(size=100)
     for statistic in metrics.RANKING_STATISTICS.values():
         assert metrics.paired_difference(statistic, a, a.copy(), truth, resamples=50).as_list() == [0, 0, 0]
@@ -108,7 +97,7 @@ def test_paired_difference() -> None:
 
 
 def test_the_p_value_of_a_difference() -> None:
-    good, truth = _data(100)
+    good, truth = correlated(100)
     noise = np.random.default_rng(4).normal(size=100)
     apart = metrics.paired_difference(metrics.kendall, good, noise, truth, resamples=400)
     assert apart.p == pytest.approx(2 / 401)  # no resample on the other side of 0
@@ -171,7 +160,7 @@ def test_undefined_resamples() -> None:
 
 
 def test_ranking_table_equals_bootstrap_and_names_a_failing_method() -> None:
-    scores, truth = _data(60)
+    scores, truth = correlated(60)
     classes = np.arange(60) // 2
     table = metrics.ranking_table({"good": scores, "bad": -scores}, truth, classes, resamples=100, seed=3)
     assert list(table) == ["good", "bad"]

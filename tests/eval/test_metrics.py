@@ -7,27 +7,15 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from correlated import correlated
 from scipy import stats
 
 from eval import metrics
 
-Floats = NDArray[np.float64]
-
-
-def _data(rows: int, seed: int = 0, steps: int | None = None) -> tuple[Floats, Floats]:
-    """Correlated scores and truth [rows], rounded onto few levels (so with many ties) when `steps` is given."""
-    rng = np.random.default_rng(seed)
-    truth = rng.normal(size=rows) + 10  # positive, as accuracies are
-    scores = truth + rng.normal(size=rows)
-    if steps is not None:
-        scores, truth = np.round(scores * steps), np.round(truth * steps)
-    return scores, truth
-
 
 @pytest.mark.parametrize("steps", [None, 2])
 def test_correlations_equal_scipy(steps: int | None) -> None:
-    scores, truth = _data(200, steps=steps)
+    scores, truth = correlated(200, steps=steps)
     assert metrics.spearman(scores, truth) == pytest.approx(stats.spearmanr(scores, truth).statistic, abs=1e-12)
     assert metrics.kendall(scores, truth) == pytest.approx(stats.kendalltau(scores, truth).statistic, abs=1e-12)
     top = np.argsort(-truth, kind="stable")[:100]
@@ -39,7 +27,7 @@ def test_correlations_equal_scipy(steps: int | None) -> None:
 
 
 def test_sign_is_kept_and_monotone_maps_do_not_matter() -> None:
-    scores, truth = _data(60)
+    scores, truth = correlated(60)
     for statistic in (metrics.spearman, metrics.kendall, metrics.kendall_top_half, metrics.spearman_top_half):
         value = statistic(scores, truth)
         assert statistic(-scores, truth) == pytest.approx(-value, abs=1e-12)
@@ -48,7 +36,7 @@ def test_sign_is_kept_and_monotone_maps_do_not_matter() -> None:
 
 
 def test_constant_input_is_nan_without_a_warning() -> None:
-    _, truth = _data(20)
+    _, truth = correlated(20)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for statistic in (metrics.spearman, metrics.kendall, metrics.kendall_top_half, metrics.spearman_top_half):
@@ -101,7 +89,7 @@ def test_tied_scores_give_the_expectation_over_orders(k: int) -> None:
 @pytest.mark.parametrize("n", [1, 2, 4, 8, 20])
 @pytest.mark.parametrize("steps", [None, 1])
 def test_choose_one_of_equals_enumeration(n: int, steps: int | None) -> None:
-    scores, truth = _data(8, seed=3, steps=steps)
+    scores, truth = correlated(8, seed=3, steps=steps)
     picks = []
     for subset in itertools.combinations(range(8), min(n, 8)):
         rows = np.array(subset)
@@ -110,7 +98,7 @@ def test_choose_one_of_equals_enumeration(n: int, steps: int | None) -> None:
 
 
 def test_choose_one_of_limits() -> None:
-    scores, truth = _data(15_000)
+    scores, truth = correlated(15_000)
     assert metrics.choose_one_of(np.zeros(15_000), truth) == pytest.approx(truth.mean(), abs=1e-9)
     assert metrics.choose_one_of(scores, truth, 1) == pytest.approx(truth.mean(), abs=1e-9)
     assert metrics.choose_one_of(scores, truth, 15_000) == pytest.approx(truth[np.argmax(scores)])
@@ -120,7 +108,7 @@ def test_choose_one_of_limits() -> None:
 
 
 def test_partial_spearman_three_variable_formula() -> None:
-    scores, truth = _data(50)
+    scores, truth = correlated(50)
     control = truth + np.random.default_rng(9).normal(size=50)
     xy, xz, yz = (stats.spearmanr(*pair).statistic for pair in ((scores, truth), (scores, control), (truth, control)))
     expected = (xy - xz * yz) / math.sqrt((1 - xz**2) * (1 - yz**2))
