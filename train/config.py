@@ -136,6 +136,10 @@ class TrainConfig:
     # draws, the one with the highest loss (Wang et al. 2021; a step takes some 1.5 times as long).
     sampling: Sampling = "large"
     startup: int = 0  # steps at the start that only bring the size of generated weights to an ordinary initialiser's
+    # Steps of Adam that generated weights are trained for within a step, whose loss is then the mean along that path:
+    # for weights to start from (first-order MAML, Finn et al. 2017). The images of a step are divided among them.
+    ahead: int = 0
+    ahead_rate: float = 2e-3  # learning rate of these steps
     label_smoothing: float = 0.0  # share of the target that is spread over all classes
     held_out: float = 0.1  # share of the space's isomorphism classes that training never sees
     held_out_seed: int = 0  # which share: seed of the hash that decides
@@ -152,7 +156,8 @@ class TrainConfig:
         at_least(self, steps=1, batch=1, meta_batch=1, log_every=1, checkpoint_every=1)
         if not 0 <= self.startup < self.steps:
             raise ValueError(f"TrainConfig.startup={self.startup}: must be at least 0 and less than steps={self.steps}")
-        at_least(self, seed=0)
+        at_least(self, seed=0, ahead=0)
+        self._check_ahead()
         if self.retreats < 0:
             raise ValueError(f"TrainConfig.retreats={self.retreats}: must be at least 0, which stops at once")
         for name in ("held_out", "label_smoothing"):
@@ -166,3 +171,18 @@ class TrainConfig:
                 raise ValueError(
                     f"TrainConfig.{name}={size}: does not divide among devices.{axis}={count}; use a multiple of it"
                 )
+
+    def _check_ahead(self) -> None:
+        """ValueError for a path that the rest of the configuration has no room for."""
+        if not self.ahead_rate > 0:
+            raise ValueError(f"TrainConfig.ahead_rate={self.ahead_rate}: must be positive")
+        if self.ahead and self.sampling == "hard":
+            raise ValueError(
+                f"TrainConfig.ahead={self.ahead}: sampling='hard' looks at generated weights alone; use another"
+            )
+        parts = (self.ahead + 1) * self.devices.batch
+        if self.ahead and self.batch % parts:
+            raise ValueError(
+                f"TrainConfig.batch={self.batch}: does not divide into ahead + 1 = {self.ahead + 1} parts on each of "
+                f"devices.batch={self.devices.batch}; use a multiple of {parts}"
+            )

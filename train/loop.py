@@ -20,7 +20,7 @@ from train.batches import BatchStream
 from train.config import TrainConfig
 from train.data import Splits, load
 from train.metrics import MetricsWriter, TrainingProgress
-from train.objectives import hardest_loss, startup_loss
+from train.objectives import objective_of, startup_loss
 from train.optimizer import averaged, make_optimizer
 from train.parallel import keep, make_step, mesh_of, wait_for_all
 from train.retreats import Retreats
@@ -66,7 +66,7 @@ def train(config: TrainConfig, run: Path, tensorboard: bool = False, show: bool 
         state = _restore(run, finished[-1], state, config)
     start, first = int(state.step), jax.process_index() == 0
     common = (mesh, hypernetwork.definition, optimizer, Layers(precision=config.precision))
-    step_fn, place = make_step(*common, hardest_loss if config.sampling == "hard" else None)
+    step_fn, place = make_step(*common, objective_of(config))
     startup_fn, _ = make_step(*common, startup_loss)
     state = place(state)
     good, pending, done = keep(state), [], start

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-SHOWN = ("startup_loss", "loss", "accuracy")  # in the live line
+SHOWN = ("startup_loss", "loss", "loss_ahead", "accuracy")  # in the live line
 
 
 class MetricsWriter:

@@ -84,6 +84,11 @@ def hard_config(folder: Path) -> Any:
     return dataclasses.replace(run_config(folder, 2, 2), space=space, sampling="hard")
 
 
+def path_config(folder: Path) -> Any:
+    """The same run with tiny MLPs, trained along paths of one step."""
+    return dataclasses.replace(hard_config(folder), sampling="uniform", ahead=1)
+
+
 def gradients(config: Any, encoded: str, exported: bool, objective: Any = None) -> dict[str, Any]:
     """Gradients of one step over 2 x 2 devices and on one, and what the devices exchange.
 
@@ -159,6 +164,9 @@ def eight(folder: Path) -> dict[str, Any]:
         "gradients": gradients(run_config(folder, 2, 2, whole=True), "op", exported=True),
         "smash": gradients(smash_config(folder), "outer", exported=False),
         "hard": gradients(hard_config(folder), "width", exported=False, objective=objectives.hardest_loss),
+        "path": gradients(
+            path := path_config(folder), "width", exported=False, objective=objectives.objective_of(path)
+        ),
         "mesh": [device.id for device in parallel.make_mesh(4, 2).devices[0]],
         "devices_of_result": sorted({len(leaf.devices()) for leaf in _leaves(trained.parameters)}),
     }

@@ -90,7 +90,7 @@ def parameters(run: Path) -> np.ndarray:
 # ---------------------------------------------------------------------------------------------------------- one step
 
 
-@pytest.mark.parametrize("space", ["gradients", "smash", "hard"])
+@pytest.mark.parametrize("space", ["gradients", "smash", "hard", "path"])
 def test_gradients_over_differing_architectures_are_those_of_one_device(eight: dict[str, Any], space: str) -> None:
     found = eight[space]
     assert found["differing_ops"] >= 3  # so the devices' switches take different branches
