@@ -27,8 +27,9 @@ class Emitter:
     """Decodes node states to tiles and vectors, each once, and writes leaves."""
 
     def __init__(self, hypernetwork: OpenHypernetwork, graph: ArchGraph, states_ND: Floats, alive: bool = True) -> None:
-        """Decodes nothing yet; `alive` holds vectors outside of batch normalisations near their initial values."""
-        self._alive = alive
+        """Decodes nothing yet; `alive` holds vectors near their initial values, but for those of batch normalisations
+        that a kernel follows."""
+        self._alive, self._last = alive, _after_all_kernels(graph)
         self._host, self._normalise = hypernetwork.host, hypernetwork.config.normalise
         self._graph, self._states = graph, states_ND
         self._matrices: dict[tuple[Any, ...], tuple[Floats, float]] = {}
@@ -56,7 +57,7 @@ class Emitter:
         if key not in self._vectors:
             vector_T = self._host.vector(row.leaf.role, self._states[row.node])
             # Scales are learned together with the kernels that read them: their answer grows by more than is estimated.
-            mild = self._alive and self._graph.ops[row.node] != "batch_norm"
+            mild = self._alive and (self._graph.ops[row.node] != "batch_norm" or row.node in self._last)
             self._vectors[key] = np.clip(vector_T, -MILD, MILD) if mild else vector_T
         return self._vectors[key]
 
@@ -118,6 +119,16 @@ class Emitter:
         if decision.predicted:
             own.tile, own.noise = self.matrix(row)
             own.size = self._host.size(self._states[row.node])
+
+
+def _after_all_kernels(graph: ArchGraph) -> set[int]:
+    """Nodes from which no kernel is reached any more: what they say is the model's answer."""
+    owners = {row.node for row in graph.parameters if row.leaf.role == "kernel"}
+    before = set(owners)  # owners of kernels and all that leads to them
+    for source, target in sorted(graph.edges.tolist(), key=lambda edge: -edge[1]):
+        if target in before:
+            before.add(source)
+    return set(range(graph.nodes)) - before
 
 
 def _paired(function: Callable[[Any, Any], Any], one: Floats | float, other: Floats | float) -> Any:

@@ -158,3 +158,21 @@ def test_behind_batch_normalisations_signals_are_alive_with_either_statistics() 
     for variables in (kinds, [ghn.calibrate(model, own, [x]) for own in kinds]):
         predicted, initial = (float(apply(own, x).std()) for own in variables)
         assert 0.1 < predicted / initial < 10
+
+
+class Embedding(nn.Module):
+    """A face embedding: batch normalisation is the last word."""
+
+    @nn.compact
+    def __call__(self, x: Any, train: bool = False) -> Any:
+        for _ in range(3):
+            x = nn.relu(nn.BatchNorm(use_running_average=not train)(nn.Conv(32, (3, 3))(x)))
+        return nn.BatchNorm(use_running_average=not train)(nn.Dense(64)(x.mean((1, 2))))
+
+
+def test_a_batch_normalisation_that_answers_keeps_near_its_initial_vectors() -> None:
+    model, x = Embedding(), jax.random.normal(jax.random.key(0), (32, 8, 8, 3))
+    norms = {name: own for name, own in ghn.predict(model, x).params.items() if name.startswith("Batch")}
+    spread = {name: float(np.abs(own["scale"] - 1).max()) for name, own in norms.items()}
+    assert spread.pop("BatchNorm_3") <= 0.9 and float(np.abs(norms["BatchNorm_3"]["bias"]).max()) <= 0.9
+    assert min(spread.values()) > 0.9  # kernels read these, and learned with them
