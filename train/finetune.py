@@ -19,11 +19,10 @@ import optax
 from jax import Array
 
 from architectures.checks import at_least
-from architectures.layers import Layers
 from architectures.layout import WeightArrays, initialise, occupancy
 from architectures.spaces import SearchSpace
 from train.data import AugmentConfig, Dataset, augment
-from train.target import calibrated_logits
+from train.target import calibrated_logits, cross_entropy_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,10 +108,7 @@ def finetune(
     rule = optax.chain(optax.add_decayed_weights(config.weight_decay), optax.trace(config.momentum, nesterov=True))
     per_epoch = len(labels) // config.batch
     key = jax.random.key(config.seed)
-
-    def loss_fn(weights: WeightArrays, x: Array, y: Array) -> Array:
-        logits, _ = space.forward(weights, encoding, x, Layers())
-        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+    slope = jax.grad(cross_entropy_of(space, encoding))
 
     def epoch(number: Array, state: tuple[WeightArrays, Any]) -> tuple[WeightArrays, Any]:
         order = jax.random.permutation(jax.random.fold_in(key, number), len(labels))
@@ -123,8 +119,7 @@ def finetune(
             rows = jax.lax.dynamic_slice(order, (place * config.batch,), (config.batch,))
             augment_key = jax.random.fold_in(jax.random.fold_in(key, 1), done)
             x = augment(augment_key, images[rows], config.augment.crop, config.augment.flip)
-            grads = jax.grad(loss_fn)(weights, x, labels[rows])
-            updates, momentum = rule.update(grads, momentum, weights)
+            updates, momentum = rule.update(slope(weights, x, labels[rows]), momentum, weights)
             rate = learning_rate(config, done, steps)
             return jax.tree.map(lambda w, u: w - rate * u, weights, updates), momentum
 

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -52,12 +53,15 @@ class Protocol:
             raise ValueError(f"Protocol.momentum={self.momentum}: must be in [0, 1)")
 
     def hash(self, space: SearchSpace[Any], data: DataConfig, provenance: dict[str, Any]) -> str:
-        """12 hexadecimal digits of everything that decides the result, but for the architecture and the seed."""
+        """12 hexadecimal digits of everything that decides the result, but for the architecture and the seed.
+
+        Data are told by name and content, wherever they lie.
+        """
         parts = {
             "version": PROTOCOL_VERSION,
             "protocol": dataclasses.asdict(self),
             "space": settings(space),
-            "data": dataclasses.asdict(data),
+            "data": {**dataclasses.asdict(data), "source": provenance["source"]},
             "provenance": provenance,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:12]
@@ -144,10 +148,7 @@ def _train(
 ) -> Outcome:
     steps = len(labels) // protocol.batch
     optimizer = sgd(protocol, steps * protocol.epochs)
-
-    def loss_fn(weights: WeightArrays, x: Array, y: Array) -> Array:
-        logits, _ = space.forward(weights, encoding, x, Layers())
-        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+    loss_fn = cross_entropy_of(space, encoding)
 
     def step(state: tuple[WeightArrays, Any], inputs: tuple[Array, Array]) -> tuple[tuple[WeightArrays, Any], Array]:
         weights, optimizer_state = state
@@ -173,6 +174,18 @@ def _train(
         test_loss=optax.softmax_cross_entropy_with_integer_labels(logits, test_labels).mean(),
         train_loss=losses[-1].mean(),
     )
+
+
+def cross_entropy_of(
+    space: SearchSpace[Any], encoding: dict[str, Array]
+) -> Callable[[WeightArrays, Array, Array], Array]:
+    """(weights, images, labels) -> an architecture's mean cross-entropy in nats, under the batch's own statistics."""
+
+    def loss(weights: WeightArrays, images: Array, labels: Array) -> Array:
+        logits, _ = space.forward(weights, encoding, images, Layers())
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    return loss
 
 
 def calibrated_logits(

@@ -17,13 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from architectures.spaces import SearchSpace, settings
+from architectures.spaces import CellSpace, SearchSpace, settings
 from train.data import DataConfig, Splits
 from train.metrics import write_whole
 from train.run_store import Row, RunStore, other_protocol
 from train.target import Protocol, Trainer, check_data
 
 COLUMNS = ("architecture", "class", "seed", "test_accuracy", "test_loss", "train_loss", "seconds")
+MISSES = 1000  # draws in a row that give no new class, after which drawing ends
+LISTED = 100_000  # architectures of a space that is gone through as a whole then
 
 
 def sample_classes(
@@ -38,20 +40,29 @@ def sample_classes(
         accept: a further condition, such as being held out.
 
     Raises:
-        ValueError: after 1,000 draws in a row that gave nothing new.
+        ValueError: fewer were found: in a whole small space, or until 1,000 draws in a row gave nothing new.
     """
     rng = np.random.default_rng(seed)
     seen: dict[str, Any] = {}
-    misses = 0
-    while len(seen) < count:
-        architecture = space.sample(rng)
+
+    def take(architecture: Any) -> bool:
+        """Keeps it if it fits and its class is new."""
         key = space.canonical(architecture)
-        misses += 1
-        if key not in seen and space.connected(architecture) and (accept is None or accept(architecture)):
-            seen[key] = architecture
-            misses = 0
-        if misses > 1000:
-            raise ValueError(f"count={count}: only {len(seen)} connected classes that fit were found; ask for fewer")
+        if key in seen or not space.connected(architecture) or not (accept is None or accept(architecture)):
+            return False
+        seen[key] = architecture
+        return True
+
+    misses = 0
+    while len(seen) < count and misses <= MISSES:
+        misses = 0 if take(space.sample(rng)) else misses + 1
+    if len(seen) < count and isinstance(space, CellSpace) and space.size <= LISTED:  # rare classes are left
+        everything = list(space.all())
+        for index in rng.permutation(len(everything)):
+            if take(everything[index]) and len(seen) == count:
+                break
+    if len(seen) < count:
+        raise ValueError(f"count={count}: only {len(seen)} connected classes that fit were found; ask for fewer")
     return list(seen.values())
 
 

@@ -133,6 +133,8 @@ def test_the_protocols_hash_covers_everything(splits: Splits, data: DataConfig) 
     hashes = [protocol.hash(*rest) for protocol, *rest in variants]
     assert len(set(hashes)) == len(variants)
     assert PROTOCOL.hash(SPACE, data, provenance) == hashes[0]
+    moved = DataConfig(source="elsewhere/" + data.source, image_size=data.image_size, score_images=data.score_images)
+    assert PROTOCOL.hash(SPACE, moved, provenance) == hashes[0]  # what the images are is in their provenance
 
 
 # ---------------------------------------------------------------------------------------------------- tables
@@ -310,7 +312,14 @@ def test_sampled_classes_meet_the_condition() -> None:
     assert len(cells) == 30 and all(SPACE.held_out(cell, 0.1) for cell in cells)
 
 
+def test_rare_classes_are_found_too() -> None:
+    rare = SPACE.canonical(CELLS[0])  # of one cell in 15,625
+    assert [
+        SPACE.canonical(cell) for cell in sample_classes(SPACE, 1, 0, lambda cell: SPACE.canonical(cell) == rare)
+    ] == [rare]
+
+
 def test_asking_for_more_classes_than_there_are_is_refused() -> None:
     wanted = {SPACE.canonical(cell) for cell in CELLS}
-    with pytest.raises(ValueError, match=r"count=3: only \d connected classes that fit were found; ask for fewer"):
+    with pytest.raises(ValueError, match="count=3: only 2 connected classes that fit were found; ask for fewer"):
         sample_classes(SPACE, 3, 0, lambda cell: SPACE.canonical(cell) in wanted)
