@@ -11,7 +11,6 @@ from typing import ClassVar
 import numpy as np
 
 from architectures.checks import at_least
-from architectures.spaces.base import check_no_text
 from architectures.spaces.darts_cells import fullest, lower, stage_channels, widest
 from architectures.spaces.darts_text import INPUTS, OPS, PUBLISHED, DartsCell, Edge, Genotype, canonical_cell, parse
 from architectures.spaces.tape_space import TapeSpace
@@ -166,12 +165,9 @@ class DARTS(TapeSpace[Genotype]):
         self._check(architecture)
         return str(Genotype(*map(canonical_cell, architecture.cells)))
 
-    def _check(self, architecture: Genotype) -> None:
-        check_no_text(architecture)
-        if len(architecture.normal) != self.nodes:
-            raise ValueError(
-                f"architecture {architecture}: cells of {len(architecture.normal)} nodes; this space has {self.nodes}"
-            )
+    def _fault(self, architecture: Genotype) -> str | None:
+        nodes = len(architecture.normal)
+        return f"cells of {nodes} nodes; this space has {self.nodes}" if nodes != self.nodes else None
 
 
 def _cell_variations(cell: DartsCell) -> Iterator[DartsCell]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from architectures.checks import at_least
 from architectures.spaces import deepnets_models
-from architectures.spaces.base import check_no_text, later
+from architectures.spaces.base import later
 from architectures.spaces.deepnets_blocks import entry_of, lower
 from architectures.spaces.deepnets_sampling import CONV_KINDS, DRAWN_NORMS, SPLITS, Split, draw
 from architectures.spaces.deepnets_size import lower_bound
@@ -313,15 +313,8 @@ class DeepNets(TapeSpace[DeepNet]):
         )
         return str(dataclasses.replace(architecture, stages=stages))
 
-    def _check(self, network: DeepNet) -> None:
-        check_no_text(network)
-        fault = self._fault(network)
-        if fault is not None:
-            raise ValueError(f"architecture {network}: {fault}")
-
-    def _fault(self, network: DeepNet) -> str | None:
-        """What is wrong with a network, if anything."""
-        return _fault(self, network)
+    def _fault(self, architecture: DeepNet) -> str | None:
+        return _fault(self, architecture)
 
     # ------------------------------------------------------------------------------------------------ graph and run
 

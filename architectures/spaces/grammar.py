@@ -14,7 +14,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from architectures.spaces.base import check_no_text
 from architectures.spaces.grammar_lower import lower
 from architectures.spaces.grammar_moves import Spot, spots, variations
 from architectures.spaces.grammar_rules import MEAN_ARITY, Rules
@@ -244,14 +243,7 @@ class Grammar(TapeSpace[Derivation]):
         self._check(architecture)
         return str(Derivation(tuple(map(ordered, architecture.stages))))
 
-    def _check(self, architecture: Derivation) -> None:
-        check_no_text(architecture)
-        fault = self._fault(architecture)
-        if fault is not None:
-            raise ValueError(f"architecture {architecture}: {fault}")
-
     def _fault(self, architecture: Derivation) -> str | None:
-        """What is wrong with a network, if anything."""
         return _fault(self, architecture)
 
     def tape(self, architecture: Derivation) -> Tape:

@@ -12,7 +12,7 @@ from architectures.executor import Around, Observe
 from architectures.graph import ArchGraph
 from architectures.layers import Layers
 from architectures.layout import Layout, WeightArrays, Weights
-from architectures.spaces.base import Architecture, Encoding, SearchSpace
+from architectures.spaces.base import Architecture, Encoding, SearchSpace, check_no_text
 from architectures.tape import Tape
 from architectures.tape_encode import encode
 from architectures.tape_layout import TapeShape
@@ -35,8 +35,15 @@ class TapeSpace(SearchSpace[Architecture]):
         """Networks made by hand or published, by name; training never draws them."""
 
     @abc.abstractmethod
+    def _fault(self, architecture: Architecture) -> str | None:
+        """What is wrong with a network, if anything."""
+
     def _check(self, architecture: Architecture) -> None:
         """ValueError saying what is wrong with a network, if anything."""
+        check_no_text(architecture)
+        fault = self._fault(architecture)
+        if fault is not None:
+            raise ValueError(f"architecture {architecture}: {fault}")
 
     @property
     def layout(self) -> Layout:
