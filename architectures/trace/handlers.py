@@ -65,7 +65,8 @@ def _reduce(interpreter: Interpreter, equation: Any, values: Values, shape: tupl
     if value.is_data:
         value = interpreter.settled_parameters(value)
         size = math.prod(interpreter.drafts.nodes[value.source].shape) if value.source is not None else 0
-        pooled = equation.params["axes"] == (len(value.shape) - 1,) and value.marks <= {"reduce_sum", "reduce_inner"}
+        done = {mark for mark in value.marks if not mark.startswith(ops.PART)} - {"moved"}  # all tokens but the first
+        pooled = equation.params["axes"] == (len(value.shape) - 1,) and done <= {"reduce_sum", "reduce_inner"}
         op = None if value.leaves else op_since(value, size)
         if op in ops.ACTIVATIONS - {"activation"} or (op == "global_avg_pool" and pooled):
             value = interpreter.drafts.settle_now(value)

@@ -54,6 +54,13 @@ def test_a_position_table_behind_a_norm_is_no_bias_of_it(op: str) -> None:
     assert [role for of, role in found.values() if of == op] == NORMS_OWN[op]
 
 
+def test_a_norm_of_the_mean_of_some_tokens_is_one_of_channels() -> None:
+    def call(self: Any, x: jax.Array) -> jax.Array:
+        return nn.Dense(3)(nn.LayerNorm()(nn.Dense(8)(x)[:, 1:].mean(1)))
+
+    assert linen_graph(call, jnp.ones((2, 5, 4))).ops == ("input", "dense", "global_avg_pool", "layer_norm", "dense")
+
+
 def test_a_second_bias_behind_a_norm_is_a_shift() -> None:
     def call(self: Any, x: jax.Array) -> jax.Array:
         return nn.Dense(3)(nn.LayerNorm()(x) + self.param("second", nn.initializers.zeros, (8,)))
