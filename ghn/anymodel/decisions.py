@@ -60,7 +60,8 @@ def decide(graph: ArchGraph, row: Parameter, unknown: dict[int, str], moments: M
     if moments is not None and moments.draw == "mask" and role in ("kernel", "embedding"):
         return Decision(False, "initialised to 0 and one other number: a mask, or a choice")
     if moments is not None and moments.draw == "structure" and role in ("kernel", "embedding"):
-        return Decision(False, "initialised to equal rows, a grid or mostly one number: no draw, but a structure")
+        what = "equal rows, a grid, a formula or mostly one number"
+        return Decision(False, f"initialised to {what}: no draw, but a structure")
     unreadable = moments is not None and np.isnan(moments.mean)
     if role in ("kernel", "embedding"):
         looked_up = graph.ops[row.node] == "embedding"

@@ -36,7 +36,7 @@ class Moments(NamedTuple):
         sampled: values that they were estimated from; 0 where they are exact.
         draw: "normal", "truncated" (at two deviations of the normal), "uniform", "rotation" (columns of an orthogonal
             matrix), "sign", "mask" (0 and one other number) or "structure" (no draw: equal rows, a grid, one number in
-            many places), where that is known; "" for others.
+            many places, a formula as of waves), where that is known; "" for others.
     """
 
     mean: float
@@ -114,13 +114,21 @@ class TracedInitialiser:
         """Takes a closed jaxpr whose outputs are the leaves, a function without arguments that returns them, and the
         seed of what is drawn on the host."""
         self._moments = _moments_of(jaxpr.jaxpr, [None] * len(jaxpr.jaxpr.invars))
+        self._written_down = _written_down(jaxpr.jaxpr)
         self._shapes = [(aval.shape, aval.dtype) for aval in jaxpr.out_avals]
         self._run, self._seed = run, seed
         self._arrays: dict[int, NDArray[Any]] = {}
 
     def moments(self, index: int) -> Moments | None:
         """Exact, for sums and products of constants and of JAX's normal and uniform draws; others of at most SMALL
-        values are computed, all at once, and looked at; UNREADABLE for larger ones."""
+        values are computed, all at once, and looked at; UNREADABLE for larger ones. What is neither drawn nor one
+        number is a structure."""
+        found = self._estimated(index)
+        if found is None or not self._written_down[index] or found.deviation == 0 or found.draw == "mask":
+            return found
+        return found._replace(draw="structure")
+
+    def _estimated(self, index: int) -> Moments | None:
         found = self._moments[index]
         if found is not None:
             return found
@@ -272,6 +280,7 @@ _PASSED = frozenset(
         "optimization_barrier",
     ]
 )
+_RANDOM = ("random_", "rng_", "threefry")  # begin the names of what draws
 _NUMBERS: dict[str, Callable[..., float]] = {
     "add": lambda a, b: a + b,
     "sub": lambda a, b: a - b,
@@ -307,6 +316,30 @@ def _moments_of(jaxpr: Any, arguments: Sequence[Moments | None]) -> list[Moments
     for equation in reversed(used):
         known.update(zip(equation.outvars, _equation(equation, [read(atom) for atom in equation.invars]), strict=True))
     return [read(atom) for atom in jaxpr.outvars]
+
+
+def _written_down(jaxpr: Any) -> list[bool]:
+    """Whether each output is computed from numbers alone: from no draw, no input, and no array from elsewhere (which
+    may be drawn, or trained)."""
+    foreign = {*jaxpr.invars, *jaxpr.constvars}
+
+    def is_foreign(atom: Any) -> bool:
+        return np.ndim(atom.val) > 0 if isinstance(atom, jex.Literal) else atom in foreign
+
+    for equation in jaxpr.eqns:
+        if any(map(is_foreign, equation.invars)) or _draws(equation):
+            foreign.update(equation.outvars)
+    return [not is_foreign(atom) for atom in jaxpr.outvars]
+
+
+def _draws(equation: Any) -> bool:
+    """Whether an equation, or one inside it, draws random numbers or reads an array from elsewhere."""
+    if equation.primitive.name.startswith(_RANDOM):
+        return True
+    parts = jax.tree.leaves(list(equation.params.values()), is_leaf=lambda part: hasattr(part, "jaxpr"))
+    opened: list[Any] = [getattr(part, "jaxpr", part) for part in parts]
+    inner = [part for part in opened if hasattr(part, "eqns")]
+    return any(part.constvars or any(map(_draws, part.eqns)) for part in inner)
 
 
 def _equation(equation: Any, values: list[Moments | None]) -> Sequence[Moments | None]:

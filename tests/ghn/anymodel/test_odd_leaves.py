@@ -391,3 +391,26 @@ def test_a_module_and_its_own_arrays_get_the_same_kernel(
         assert by_path(result)["kernel"].source == source and reason in by_path(result)["kernel"].reason
     assert by_path(read)["kernel"].reason == by_path(arrays)["kernel"].reason
     np.testing.assert_array_equal(read.params["kernel"], arrays.params["kernel"])
+
+
+def waves(key: Any, shape: tuple[int, ...]) -> jax.Array:
+    return jnp.sin(jnp.arange(shape[0])[:, None] * 100.0 ** (-jnp.arange(shape[1]) / shape[1]))
+
+
+def drawn_waves(key: Any, shape: tuple[int, ...]) -> jax.Array:
+    return jnp.sin(jax.random.uniform(key, (shape[0], 1)) * 9.0 * jnp.arange(shape[1]))
+
+
+@pytest.mark.parametrize(("initialiser", "kept"), [(waves, True), (drawn_waves, False)])
+def test_tables_of_a_formula_are_kept(initialiser: Any, kept: bool, hypernetwork: ghn.OpenHypernetwork) -> None:
+    class Positions(nn.Module):
+        @nn.compact
+        def __call__(self, x: jax.Array) -> jax.Array:
+            return nn.Dense(2)(nn.Dense(8)(x) + self.param("table", initialiser, (12, 8)))
+
+    result = ghn.predict(Positions(), jnp.ones((2, 12, 4)), hypernetwork=hypernetwork)
+    row = by_path(result)["table"]
+    assert (row.source == "initialiser" and "formula" in row.reason) == kept
+    assert result.report.predicted == 4 + (not kept)
+    if kept:
+        np.testing.assert_allclose(result.params["table"], waves(None, (12, 8)), rtol=1e-5, atol=1e-6)
