@@ -117,14 +117,37 @@ def bound(
     return inputs, {**flags, **given}, [f"{name}={value}" for name, value in flags.items()]
 
 
+def with_named(inputs: tuple[Any, ...], arguments: dict[str, Any]) -> tuple[tuple[Any, ...], tuple[str, ...]]:
+    """The inputs, and behind them the arrays among the keyword arguments, which leave these; and their names. They are
+    data like the others: closed over, they would be constants of the model."""
+    names = tuple(name for name, value in arguments.items() if _is_data(value))
+    return (*inputs, *(arguments.pop(name) for name in names)), names
+
+
+def _is_data(value: Any) -> bool:
+    if isinstance(value, dict | list | tuple):
+        parts = list(value.values()) if isinstance(value, dict) else list(value)
+        return bool(parts) and all(map(_is_data, parts))
+    return isinstance(value, jax.ShapeDtypeStruct) or (isinstance(value, jax.Array | np.ndarray) and value.ndim > 0)
+
+
+def _by_name(inputs: tuple[Any, ...], names: tuple[str, ...]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The positional inputs, and those that have names."""
+    first = len(inputs) - len(names)
+    return inputs[:first], dict(zip(names, inputs[first:], strict=True))
+
+
 def _linen(model: nn.Module, inputs: tuple[Any, ...], rng: jax.Array, arguments: Mapping[str, Any]) -> Adapted:
     call = called(model, arguments)
     inputs, arguments, flags = bound(call, inputs, arguments, training=False)
-    inputs, streams = as_arrays(inputs), arguments.pop("rngs", None)
+    streams = arguments.pop("rngs", None)
+    inputs, names = with_named(inputs, arguments)
+    inputs = as_arrays(inputs)
 
     def initialise(rng: jax.Array, *inputs: Any) -> Any:
         keys = rng if streams is None else {"params": rng, **streams}
-        return dict(model.init(keys, *inputs, **arguments))
+        positional, named = _by_name(inputs, names)
+        return dict(model.init(keys, *positional, **named, **arguments))
 
     jaxpr, shapes = explained_call(
         lambda: explained(lambda: jax.make_jaxpr(initialise, return_shape=True)(rng, *abstract(inputs))), model
@@ -150,7 +173,9 @@ def _linen(model: nn.Module, inputs: tuple[Any, ...], rng: jax.Array, arguments:
         return {"params": params, **_filled(state, state_shapes, everything)}, None
 
     def apply(params: Any, state: Any, *inputs: Any) -> Any:
-        call = functools.partial(model.apply, {"params": params, **state}, *inputs, rngs=streams, **arguments)
+        positional, named = _by_name(inputs, names)
+        variables = {"params": params, **state}
+        call = functools.partial(model.apply, variables, *positional, rngs=streams, **named, **arguments)
         try:
             return explained_call(call, model)
         except flax.errors.ModifyScopeVariableError:  # it writes to its state in evaluation too; that is dropped
@@ -214,11 +239,13 @@ def _nnx(model: nnx.Module, inputs: tuple[Any, ...], arguments: Mapping[str, Any
     call = called(model, arguments)
     inputs, arguments, flags = bound(call, inputs, arguments, training=False)
     arguments.pop("method", None)
+    inputs, names = with_named(inputs, arguments)
 
     def apply(params: Any, state: Any, *inputs: Any) -> Any:
         module: Any = nnx.merge(definition, params, state)
         module.eval()
-        return explained_call(lambda: call(module, *inputs, **arguments), model)
+        positional, named = _by_name(inputs, names)
+        return explained_call(lambda: call(module, *positional, **named, **arguments), model)
 
     def finish(params: Any) -> tuple[Any, Any]:
         return None, nnx.merge(definition, params, state)

@@ -78,9 +78,9 @@ def predict(
         rng: key for leaves that come from a Linen module's initialiser.
         strict: raise where a leaf is not predicted.
         graph: read the weights from this graph instead of the model's own (a control: it should cost accuracy).
-        apply_kwargs: further arguments of the call; `method=` for another function than `__call__`, and for Linen
-            `rngs=` for the random streams that it draws from. Flags for training are set to evaluation where they are
-            missing.
+        apply_kwargs: further arguments of the call, of which arrays are inputs too; `method=` for another function than
+            `__call__`, and for Linen `rngs=` for the random streams that it draws from. Flags for training are set to
+            evaluation where they are missing.
 
     Raises:
         TraceError: the model cannot be traced; names the line.

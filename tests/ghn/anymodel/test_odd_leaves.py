@@ -414,3 +414,31 @@ def test_tables_of_a_formula_are_kept(initialiser: Any, kept: bool, hypernetwork
     assert result.report.predicted == 4 + (not kept)
     if kept:
         np.testing.assert_allclose(result.params["table"], waves(None, (12, 8)), rtol=1e-5, atol=1e-6)
+
+
+class ByName(nn.Module):
+    @nn.compact
+    def __call__(self, *, tokens: jax.Array, context: Any) -> jax.Array:
+        return nn.Dense(3)(nn.Embed(20, 8)(tokens) + nn.Dense(8)(context["of"]))
+
+
+class ByPlace(ByName):
+    def __call__(self, tokens: jax.Array, context: Any) -> jax.Array:
+        return super().__call__(tokens=tokens, context=context)
+
+
+class OfNNX(nnx.Module):
+    def __init__(self) -> None:
+        self.dense = nnx.Linear(16, 3, rngs=nnx.Rngs(0))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.dense(x)
+
+
+def test_arrays_passed_by_name_are_inputs(hypernetwork: ghn.OpenHypernetwork) -> None:
+    tokens, context = jnp.zeros((2, 5), jnp.int32), {"of": jnp.ones((2, 5, 4))}
+    named = ghn.predict(ByName(), tokens=tokens, context=context, hypernetwork=hypernetwork)
+    placed = ghn.predict(ByPlace(), tokens, context, hypernetwork=hypernetwork)
+    assert named.graph.ops == placed.graph.ops and named.graph.ops.count("input") == 2
+    jax.tree.map(np.testing.assert_array_equal, named.params, placed.params)
+    assert ghn.predict(OfNNX(), x=X, hypernetwork=hypernetwork).graph.ops == ("input", "dense")
