@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from architectures.graph import ArchGraph, Parameter
 from architectures.trace.drafts import KERNEL_OWNERS
-from ghn.anymodel.initialiser import Moments, from_zero, rule, snapped
+from ghn.anymodel.initialiser import from_zero, rule, snapped
+from ghn.anymodel.moments import Moments
 
 LARGE_BIAS = 0.3  # root mean square of an initial bias beyond which it means something (a gate's, a time step's)
 

@@ -15,7 +15,7 @@ from ghn.anymodel.decisions import Decision
 from ghn.anymodel.emission import write_matrix, write_vector
 from ghn.anymodel.gains import Gain, NodeWeights
 from ghn.anymodel.hypernetwork import OpenHypernetwork
-from ghn.anymodel.initialiser import Moments
+from ghn.anymodel.moments import Moments
 
 Floats = NDArray[np.float32]
 
