@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ COLLECTION = "batch_stats"
 NUDGE = 1024.0  # by which statistics are moved, in units of their size, to see what a step keeps of them
 EVEN = 1e-5  # most that the momentum may differ from channel to channel of an average
 FORGETFUL = 0.01  # least momentum of an average
+UNBOUND = re.compile(r"unbound axis name:? '?(\w+)")  # in JAX's NameError
 
 Array = NDArray[Any]
 Run = Callable[..., list[Array]]  # from statistics, a leaf each, and inputs to statistics after one step of training
@@ -55,13 +57,15 @@ def calibrate(model: Any, variables: Any, batches: Iterable[Any], **apply_kwargs
         _, arguments, _ = bound(called(model, apply_kwargs), (), apply_kwargs, training=True)
         rngs = {"dropout": jax.random.key(0), **(arguments.pop("rngs", None) or {})}
 
-        @jax.jit
-        def run(statistics: Any, *inputs: Any) -> Any:
-            given = {**variables, COLLECTION: statistics}
+        others = {name: values for name, values in variables.items() if name != COLLECTION}
+
+        @_on_one_device
+        def run(others: Any, statistics: Any, *inputs: Any) -> Any:
+            given = {**others, COLLECTION: statistics}
             return model.apply(given, *inputs, mutable=[COLLECTION], rngs=rngs, **arguments)[1][COLLECTION]
 
         def step(*given: Any) -> Any:
-            return explained_call(lambda: run(*given), model)
+            return explained_call(lambda: run(others, *given), model)
 
         return {**variables, COLLECTION: _calibrated(step, variables[COLLECTION], batches)}
     if not isinstance(model, nnx.Module):
@@ -73,7 +77,7 @@ def calibrate(model: Any, variables: Any, batches: Iterable[Any], **apply_kwargs
     _, arguments, _ = bound(call, (), apply_kwargs, training=True)
     arguments.pop("method", None)
 
-    @jax.jit
+    @_on_one_device
     def run_nnx(rest: Any, statistics: Any, *inputs: Any) -> Any:  # all state is traced: training changes more of it
         module: Any = nnx.merge(definition, statistics, rest)
         module.train()
@@ -84,6 +88,31 @@ def calibrate(model: Any, variables: Any, batches: Iterable[Any], **apply_kwargs
     calibrated: Any = nnx.merge(definition, found, rest)
     calibrated.eval()
     return calibrated
+
+
+def _on_one_device(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, compiled; where it reduces over a named axis of devices (`axis_name=` of a normalisation), which
+    nobody has bound here, that axis has one device, which sees the whole batch."""
+    axes: list[str] = []
+
+    @jax.jit
+    def bound_to_axes(*given: Any) -> Any:
+        run = function
+        for name in axes:
+            run = jax.vmap(run, in_axes=None, out_axes=None, axis_name=name, axis_size=1)
+        return run(*given)
+
+    def call(*given: Any) -> Any:
+        while True:
+            try:
+                return bound_to_axes(*given)
+            except NameError as error:
+                unbound = UNBOUND.search(str(error))
+                if unbound is None or unbound[1] in axes:
+                    raise
+                axes.append(unbound[1])
+
+    return call
 
 
 def _calibrated(step: Callable[..., Any], like: Any, batches: Iterable[Any]) -> Any:

@@ -154,3 +154,22 @@ def test_statistics_that_nothing_enters_are_not_taken_for_calibrated() -> None:
     x = jnp.ones((2, 4))
     with pytest.raises(ValueError, match="no batch enters any running statistics"):
         ghn.calibrate(Frozen(), Frozen().init(jax.random.key(0), x), [x])
+
+
+class Parallel(nn.Module):
+    """Normalises over the devices of an axis in training."""
+
+    axis: str | None
+
+    @nn.compact
+    def __call__(self, x: Any, train: bool = False) -> Any:
+        return nn.BatchNorm(use_running_average=not train, axis_name=self.axis)(nn.Dense(4)(x))
+
+
+def test_an_axis_of_devices_is_this_device() -> None:
+    x = jax.random.normal(jax.random.key(0), (8, 3))
+    variables = Parallel(None).init(jax.random.key(1), x)
+    expected = ghn.calibrate(Parallel(None), variables, [x])
+    jax.tree.map(np.testing.assert_array_equal, ghn.calibrate(Parallel("devices"), variables, [x]), expected)
+    norm = nnx.BatchNorm(3, axis_name="devices", rngs=nnx.Rngs(0))
+    np.testing.assert_allclose(ghn.calibrate(norm, None, [x]).mean.get_value(), x.mean(0), atol=1e-5)
