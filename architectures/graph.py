@@ -87,6 +87,7 @@ class ArchGraph:
         steps: [N] int, when each node is computed: an edge always leads to a later step, so that nodes of one step do
             not depend on each other. A space numbers them alike in all its graphs; by default they are the levels.
         encoding: the architecture as its space encodes it, if the space wants hypernetworks to see that.
+        feedback: (source, carry) of loops: in the next iteration the node `carry` is what `source` was in this one.
     """
 
     ops: tuple[str, ...]
@@ -95,6 +96,7 @@ class ArchGraph:
     parameters: tuple[Parameter, ...]
     steps: NDArray[np.int64] | None = None
     encoding: Mapping[str, NDArray[np.int32]] = dataclasses.field(default_factory=dict)
+    feedback: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         missing = set(ATTRIBUTES) ^ set(self.attributes)

@@ -69,6 +69,7 @@ class GHNConfig:
     residual: bool = True  # weights = base + delta, or delta alone
     delta: bool = True  # False: delta is frozen at 0
     normalise: bool = True  # every kernel has the root mean square of an ordinary initialiser, after training too
+    direct: bool = False  # "open": part of a kernel passes channels on as they are (`ghn.direct`); states say how much
     noise: int = 0  # width of the noise z ~ N(0, 1) that weights are conditioned on (SMASH); 0 for none
     delta_scale: float = 0.1  # size of delta beside a base of 1, at the start
     tasks: int = 0  # room for learned task embeddings (it grows); 0: weights depend on no task
@@ -97,6 +98,8 @@ class GHNConfig:
             raise ValueError("GHNConfig.scaling='ghn2': squashes what is decoded and knows no base; use residual=False")
         if not self.delta and not self.residual:
             raise ValueError("GHNConfig: delta=False with residual=False leaves nothing; switch one of them on")
+        if self.direct and self.network != "open":
+            raise ValueError(f"GHNConfig.direct=True: network={self.network!r} has no such part; use network='open'")
         if self.network == "open":
             self._check_open()
         if self.network == "smash":

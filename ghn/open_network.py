@@ -2,10 +2,10 @@
 
     weights = scale * size(node state) * unit_rms(noise_gain[op] * noise + base[op] + delta(node state)),
 
-where the size starts at 1 (a classifier behind global pooling needs larger weights than any initialiser gives), and
-base and delta are tiles, cut to smaller leaves and repeated with signs to larger ones. What it learns on a space
-therefore holds for any model: `OpenNetwork` trains on a space, `ghn.anymodel` predicts on the host, and a test holds
-the two to each other.
+to which `GHNConfig.direct` adds what is passed on as it is (`ghn.direct`). The size starts at 1 (a classifier behind
+global pooling needs larger weights than any initialiser gives); base and delta are tiles, cut to smaller leaves and
+repeated with signs to larger ones. What it learns on a space therefore holds for any model: `OpenNetwork` trains on a
+space, `ghn.anymodel` predicts on the host, and a test holds the two to each other.
 
 Shape letters: N nodes, D state width, S slots of a group, K kernel positions along an axis, I inputs, O outputs, H
 hidden units of a decoder, T channels of a tile.
@@ -37,6 +37,7 @@ KERNEL_OPS = ("conv", "conv_transpose", "dense", "embedding")
 EMBEDDING_SCALE = 0.02  # of positions, whose models start them so
 VECTORS = ("scale", "bias")
 LARGEST = 3.0  # logarithm of the largest size
+DIRECT = 0.7  # at the start, what a kernel passes on as it is, beside 1: a third of its mean square
 START = 0.2  # size of a base at the start: kernels are normalised, so that it only sets how fast Adam turns them
 
 
@@ -64,6 +65,9 @@ class OpenGHN(nnx.Module):
         self.size = nnx.Linear(config.width, 1, kernel_init=nnx.initializers.zeros, rngs=rngs)
         # Small: where every network has fresh random weights, nothing that they share can learn from them.
         self.noise = nnx.Param(jnp.full(len(KERNEL_OPS), START * config.delta_scale, jnp.float32))
+        if config.direct:
+            zeros, start = nnx.initializers.zeros, nnx.initializers.constant(DIRECT)
+            self.direct = nnx.Linear(config.width, 1, kernel_init=zeros, bias_init=start, rngs=rngs)
 
     def states(
         self,
@@ -126,8 +130,14 @@ class OpenNetwork(OpenGHN):
         sizes_S = jnp.exp(LARGEST * jnp.tanh(self.size(states_SD)[:, 0] / LARGEST)) if self.config.delta else 1.0
         noise = _bank_values(jnp.asarray(inputs.offsets[group.name]), extent_S4, shape)
         scales = jnp.asarray(np.array([_scale(leaf) for leaf in group.variants], np.float32))[variant_S]
-        weights = _wide(scales * sizes_S) * (_wide(gain_S) * noise + _spread(tiles, shape[2], shape[3]))
-        return weights.reshape(group.slots, *group.shape)
+        weights = _wide(gain_S) * noise + _spread(tiles, shape[2], shape[3])
+        if self.config.direct and not looked_up:
+            direct_S = self.direct(states_SD if self.config.delta else 0 * states_SD)[:, 0]
+            passed_SIO = (direct_S / scales)[:, None, None] * _passed_on(extent_S4, shape)
+            weights = weights.at[:, shape[0] // 2, shape[1] // 2].add(passed_SIO)
+            if self.config.normalise:
+                weights = weights / _wide(jnp.sqrt(1 + jnp.square(direct_S)))
+        return (_wide(scales * sizes_S) * weights).reshape(group.slots, *group.shape)
 
     def _tiles(self, states_SD: Array, shape: tuple[int, ...], dense_S: Array, looked_up: bool) -> tuple[Array, Array]:
         """[S, kh, kw, min(I, T), min(O, T)] base and delta, and [S] the gain of the noise."""
@@ -193,6 +203,14 @@ def _wide(x_S: Array) -> Array:
 def _positions(extent_S: Array, size: int) -> Array:
     """[S, size] index of a slot's positions along a kernel's axis within the leaf, which lies at the slot's centre."""
     return jnp.arange(size) - ((size - extent_S) // 2)[:, None]
+
+
+def _passed_on(extent_S4: Array, shape: tuple[int, ...]) -> Array:
+    """[S, I, O] `ghn.direct`'s entries of every slot's leaf, which are 0 outside of it like its other weights."""
+    inputs_S, outputs_S = extent_S4[:, 2, None, None], extent_S4[:, 3, None, None]
+    row, column = jnp.arange(shape[2])[:, None], jnp.arange(shape[3])
+    taken = jnp.where(outputs_S >= inputs_S, column % inputs_S == row, row % outputs_S == column)
+    return taken * jnp.sqrt(jnp.minimum(1.0, outputs_S / inputs_S))
 
 
 def _spread(tiles: Array, inputs: int, outputs: int) -> Array:

@@ -45,7 +45,9 @@ def build(drafts: Drafts, leaves: Sequence[LeafSpec], outputs: Sequence[int], ba
         parameters += [(owned.ref, _parameter(owned, ids[index], leaves[owned.ref.index])) for owned in node.owned]
     for _, row in sorted(parameters, key=lambda pair: pair[0]):
         builder.add_parameter(row)
-    return builder.build()
+    loops = [(nodes[index].again, carry) for index, carry in ids.items()]
+    feedback = tuple((ids[again], carry) for again, carry in loops if again is not None and again in ids)
+    return dataclasses.replace(builder.build(), feedback=feedback)
 
 
 def _complete_ownership(drafts: Drafts, leaves: Sequence[LeafSpec]) -> None:

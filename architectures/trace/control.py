@@ -31,6 +31,7 @@ def run_scan(interpreter: Interpreter, equation: Any, values: list[Value]) -> li
         return [*carry, *columns]
     carry = _entered(interpreter, _reached(closed.jaxpr, [*shared, *carry, *scanned], consts, carries), carry)
     outputs = interpreter.closed(closed, [*shared, *carry, *(_sliced(value, None) for value in scanned)])
+    _hand_on(interpreter, carry, outputs)
     rows = [_wider(value, length) for value in outputs[carries:]]
     return [*outputs[:carries], *rows]
 
@@ -42,7 +43,9 @@ def run_while(interpreter: Interpreter, equation: Any, values: list[Value]) -> l
     shared, carry = values[of_condition : of_condition + of_body], values[of_condition + of_body :]
     body = parameters["body_jaxpr"]
     carry = _entered(interpreter, _reached(body.jaxpr, [*shared, *carry], of_body, len(carry)), carry)
-    return interpreter.closed(body, [*shared, *carry])
+    outputs = interpreter.closed(body, [*shared, *carry])
+    _hand_on(interpreter, carry, outputs)
+    return outputs
 
 
 def run_cond(interpreter: Interpreter, equation: Any, values: list[Value]) -> list[Value]:
@@ -104,6 +107,15 @@ def _entered(interpreter: Interpreter, reached: Sequence[bool], carry: Sequence[
                 interpreter.drafts.own_elementwise(node, ref, entry)
         result.append(Value(value.shape, node))
     return result
+
+
+def _hand_on(interpreter: Interpreter, carry: Sequence[Value], outputs: Sequence[Value]) -> None:
+    """Notes in the nodes of carries what they are in the next iteration."""
+    for value, output in zip(carry, outputs, strict=False):
+        if value.source is not None and output.source is not None:
+            node = interpreter.drafts.nodes[value.source]
+            if node.op == "carry" and output.source > value.source:
+                node.again = output.source
 
 
 def _reached(jaxpr: Any, values: Sequence[Value], consts: int, carries: int) -> list[bool]:

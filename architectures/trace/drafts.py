@@ -29,7 +29,8 @@ class Owned:
 
 @dataclasses.dataclass
 class Draft:
-    """A node; `uses` are leaves that an earlier node owns (tied weights)."""
+    """A node; `uses` are leaves that an earlier node owns (tied weights), `again` is what a carry is in the next
+    iteration of its loop."""
 
     op: str
     inputs: list[int]
@@ -37,6 +38,7 @@ class Draft:
     attributes: dict[str, float]
     owned: list[Owned] = dataclasses.field(default_factory=list)
     uses: list[LeafRef] = dataclasses.field(default_factory=list)
+    again: int | None = None
 
 
 class Drafts:

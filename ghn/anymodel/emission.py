@@ -6,13 +6,15 @@ Shape letters: I inputs, O outputs, T channels of a tile.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from architectures.graph import Parameter
+from ghn.direct import passed_on, share
 from ghn.noise import BANK, block_signs, copied_columns, noise_bank
 
 Array = NDArray[Any]
@@ -21,24 +23,38 @@ Floats = NDArray[np.float32]
 CHUNK = 1 << 15  # values written at a time: 128 kB, within a core's second-level cache
 
 
-def write_matrix(out: Array, row: Parameter, tile: Floats, noise: float, scale: float, offset: int) -> None:
-    """Fills a leaf (or a part of it) with scale * (noise * bank + tile).
+def write_matrix(
+    out: Array, row: Parameter, tile: Floats, noise: float, direct: float, scale: float, offset: int
+) -> None:
+    """Fills a leaf (or a part of it) with scale * (noise * bank + tile + what is passed on).
 
     Args:
         out: in the user's layout and dtype.
         row: of the parameter table; a kernel or an embedding.
         tile: [kh', kw', T, T] (an embedding: [1, 1, T, T]), kernel positions being those that the tile has.
         noise: factor of the bank.
+        direct: what is passed on as it is, as the root mean square that it alone has.
         scale: of all.
         offset: where in the bank to start.
     """
-    *_, inputs, outputs = row.leaf.shape
+    *positions, inputs, outputs = row.leaf.shape
+    passed = passed_on(inputs, outputs)
+    amount = direct * scale * math.sqrt(row.leaf.fan_in) * share(inputs, outputs)
     tiles = tile.reshape(-1, *tile.shape[2:]) * np.float32(scale)
     kinds = _positions(row, tile.shape[:2])
     signs, start = _signs(tile.shape[-1], inputs, outputs), offset
-    for index, matrix in zip(kinds, _matrices(out, row), strict=True):
+    for number, (index, matrix) in enumerate(zip(kinds, _matrices(out, row), strict=True)):
         _write(matrix, tiles[index], signs, np.float32(noise * scale), start % BANK)
+        if amount and number % math.prod(positions) == _centre(positions):
+            rows, columns = passed
+            matrix[np.unravel_index(rows * outputs + columns, matrix.shape)] += np.asarray(amount, matrix.dtype)
         start += inputs * outputs
+
+
+def _centre(positions: Sequence[int]) -> int:
+    """Number of a kernel's middle position."""
+    kh, kw = positions
+    return kh // 2 * kw + kw // 2
 
 
 def _positions(row: Parameter, have: tuple[int, int]) -> Iterator[int]:

@@ -32,11 +32,12 @@ class Emitter:
         self._alive, self._last = alive, _after_all_kernels(graph)
         self._host, self._normalise = hypernetwork.host, hypernetwork.config.normalise
         self._graph, self._states = graph, states_ND
-        self._matrices: dict[tuple[Any, ...], tuple[Floats, float]] = {}
+        self._matrices: dict[tuple[Any, ...], tuple[Floats, float, float]] = {}
         self._vectors: dict[tuple[str, int], Floats] = {}
 
-    def matrix(self, row: Parameter) -> tuple[Floats, float]:
-        """[kh', kw', T, T] tile and factor of the noise of a kernel or an embedding, of unit root mean square."""
+    def matrix(self, row: Parameter) -> tuple[Floats, float, float]:
+        """[kh', kw', T, T] tile, factor of the noise, and what is passed on, of a kernel or an embedding of unit root
+        mean square."""
         *positions, inputs, outputs = row.leaf.shape
         looked_up = row.leaf.role == "embedding"
         key = (row.node, looked_up, *positions, inputs, outputs)
@@ -45,10 +46,12 @@ class Emitter:
             op = "embedding" if looked_up else self._graph.ops[row.node]
             tile = host.embedding_tile(state_D)[None, None] if looked_up else host.kernel_tile(op, state_D, *positions)
             noise = host.noise_gain(op)
+            direct = 0.0 if looked_up else host.direct(state_D)
             if self._normalise:
-                rms = float(np.sqrt(noise**2 + np.mean(np.square(tile[..., :inputs, :outputs]))))
-                tile, noise = tile / np.float32(rms), noise / rms
-            self._matrices[key] = tile, noise
+                whole = math.sqrt(1 + direct**2)
+                rms = whole * float(np.sqrt(noise**2 + np.mean(np.square(tile[..., :inputs, :outputs]))))
+                tile, noise, direct = tile / np.float32(rms), noise / rms, direct / whole
+            self._matrices[key] = tile, noise, direct
         return self._matrices[key]
 
     def vector(self, row: Parameter) -> Floats:
@@ -117,7 +120,7 @@ class Emitter:
         if own.answer > LOUD:
             own.answer = 1.0
         if decision.predicted:
-            own.tile, own.noise = self.matrix(row)
+            own.tile, own.noise, own.direct = self.matrix(row)
             own.size = self._host.size(self._states[row.node])
 
 

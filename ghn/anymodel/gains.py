@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -28,16 +28,17 @@ from numpy.typing import NDArray
 from architectures.graph import ArchGraph
 from architectures.ops import Leaf
 from architectures.trace.ops import ACTIVATIONS
-from ghn.anymodel.signals import UNIT, Signal, answered, entering, summed
+from ghn.anymodel.signals import NOTHING, UNIT, Signal, answered, entering, summed
 
 BAND = 2.0  # by how much signals under predicted weights may differ from those under initial ones
 LOOSE = 3.0  # the same with initial statistics, where a batch's were followed too
 REACH = 6.0  # by how much a size may be moved for that
-TABLE = 1.5  # the same for tables, which nothing precedes; the head that a table may be too cannot be corrected
+TABLE = 1.5  # the same for tables, which nothing precedes
 CALM = 0.5  # strongest answer in front of a batch normalisation (its root mean square)
 QUIET = 0.25  # initial signals below this have biases of batch normalisations shrink with them
 FAINT = 1e-4  # initial signals below this have died out already; predicted ones do not follow them
 TINY = 1e-12  # keeps divisions finite where a signal is exactly 0
+ROUNDS = 3  # that signals are followed for, where there are loops or tables that are heads, too
 SMALLEST, LARGEST = 1e-3, 20.0  # sizes that kernels get
 
 ADDED = frozenset(("position", "concat", "carry", "mix", "sum"))  # what a table is added to or stands beside
@@ -50,7 +51,8 @@ class NodeWeights:
     Attributes:
         leaf: its kernel or table; None without.
         answer: mean square of the kernel's initial answer to unit inputs; of a table, of its values.
-        tile, noise: of the predicted kernel, of which unit size and scale are left out; None where it is not predicted.
+        tile, noise, direct: of the predicted kernel, of which unit size and scale are left out; no tile where it is not
+            predicted.
         size: that the hypernetwork has learned for it.
         scale, bias: of normalisations and biases: initial mean square, and what is predicted, channel by channel.
         kept: initial mean square of the biases that are not predicted.
@@ -60,6 +62,7 @@ class NodeWeights:
     answer: float = 1.0
     tile: NDArray[np.float32] | None = None
     noise: float = 0.0
+    direct: float = 0.0
     size: float = 1.0
     scale: tuple[float, NDArray[np.float32] | float] = (1.0, 1.0)
     bias: tuple[float, NDArray[np.float32] | float] = (0.0, 0.0)
@@ -84,21 +87,54 @@ def gains(graph: ArchGraph, weights: Sequence[NodeWeights]) -> list[Gain]:
     """For every node, the size of its kernel (the learned one, or the nearest that keeps signals alive), and of its
     bias: in units of what the kernel answers initially, where that is less than 1; a constant would drown it."""
     if "batch_norm" not in graph.ops:
-        return _followed(graph, weights)
-    with_batch = _followed(graph, weights, batch=True)
-    return _followed(graph, weights, settled=[gain.size for gain in with_batch])
+        return _in_rounds(graph, weights)
+    with_batch = _in_rounds(graph, weights, batch=True)
+    return _in_rounds(graph, weights, settled=[gain.size for gain in with_batch])
+
+
+def _in_rounds(
+    graph: ArchGraph, weights: Sequence[NodeWeights], batch: bool = False, settled: Sequence[float] | None = None
+) -> list[Gain]:
+    """Gains by following signals until what comes late is known early: what a loop hands on, which is nothing before
+    its first iteration, and how loudly a table answers as a head."""
+    carried = {carry: State(NOTHING, NOTHING) for _, carry in graph.feedback}
+    louder = dict.fromkeys(_tied_heads(graph, weights).values(), 1.0)
+    for _ in range(ROUNDS if carried or louder else 1):
+        result, states, heads = _followed(graph, weights, batch, settled, carried, louder)
+        carried = {carry: states[source] for source, carry in graph.feedback}
+        louder = {table: min(louder[table] * heads.get(table, 1.0), REACH) for table in louder}
+    return result
+
+
+def _tied_heads(graph: ArchGraph, weights: Sequence[NodeWeights]) -> dict[int, int]:
+    """Dense layers that read the table of an embedding for their kernel -> the table's node."""
+    return {
+        target: source
+        for source, target in graph.edges.tolist()
+        if graph.ops[target] == "dense"
+        and weights[target].leaf is None
+        and (leaf := weights[source].leaf) is not None
+        and leaf.role == "embedding"
+    }
 
 
 def _followed(
-    graph: ArchGraph, weights: Sequence[NodeWeights], batch: bool = False, settled: Sequence[float] | None = None
-) -> list[Gain]:
-    """Gains by following signals once.
+    graph: ArchGraph,
+    weights: Sequence[NodeWeights],
+    batch: bool,
+    settled: Sequence[float] | None,
+    carried: Mapping[int, State],
+    louder: Mapping[int, float],
+) -> tuple[list[Gain], list[State], dict[int, float]]:
+    """Gains and states by following signals once, and for tables by how much too loud their heads are.
 
     Args:
         graph: of the model.
         weights: of its nodes.
         batch: statistics of batch normalisations are a batch's, not the initial ones.
         settled: sizes that were decided on before, which are moved by REACH at most.
+        carried: what the nodes of carries hold, where nothing leads there.
+        louder: what the sizes of tables are divided by, for the sake of their heads.
     """
     reads: list[list[int]] = [[] for _ in graph.ops]
     readers: list[set[str]] = [set() for _ in graph.ops]
@@ -107,6 +143,7 @@ def _followed(
         readers[source].add(graph.ops[target])
     renormalised = _renormalised(graph) if settled is not None else set()
     groups, extents = graph.attributes["groups"].tolist(), (graph.attributes["size"] ** 2).tolist()
+    tied, heads = _tied_heads(graph, weights), {}
     states: list[State] = []
     result: list[Gain] = []
     for node, op in enumerate(graph.ops):
@@ -119,12 +156,19 @@ def _followed(
         sources = [states[source] for source in reads[node]]
         fewer = extents[reads[node][0]] / extents[node] if sources else 1.0
         before = State(*(entering(op, ops, [source[i] for source in sources], fewer) for i in (0, 1)))
+        if node in carried and not sources:
+            before = carried[node]
         gain = Gain()
         if own.leaf is not None:
             after = _answer(own, before, int(groups[node]))
             reach = math.inf if node in renormalised else REACH
             gain = _gain(own, after, readers[node], None if settled is None else settled[node], reach)
+            gain = gain._replace(size=gain.size / louder.get(node, 1.0))
             before = _with_kernel(op, before, after, gain.size)
+        elif node in tied:
+            before = _as_head(weights[tied[node]], before, result[tied[node]].size)
+            excess = math.sqrt(before.predicted.strength / max(before.initial.strength, FAINT**2))
+            heads[tied[node]] = max(excess, 1.0)  # no band: what came from the table is alike to it
         elif op == "shift":
             gain = Gain(bias=_quiet(before.initial.strength))
         elif op == "batch_norm" and batch:
@@ -135,7 +179,7 @@ def _followed(
             before = _shared_table([(weights[source], result[source].size) for source in reads[node][1:]])
         result.append(gain)
         states.append(_with_vectors(own, before, gain))
-    return result
+    return result, states, heads
 
 
 def _answer(own: NodeWeights, before: State, groups: int) -> State:
@@ -147,8 +191,21 @@ def _answer(own: NodeWeights, before: State, groups: int) -> State:
     initial, predicted = (UNIT.times(math.sqrt(signal.strength * own.answer)) for signal in before)
     if own.tile is not None:
         unit = math.sqrt(own.answer / own.leaf.fan_in)
-        predicted = answered(before.predicted, own.leaf, own.tile, own.noise, groups).times(unit)
+        predicted = answered(before.predicted, own.leaf, own.tile, own.noise, own.direct, groups).times(unit)
     return State(initial, predicted)
+
+
+def _as_head(table: NodeWeights, before: State, size: float) -> State:
+    """What a table of a size answers as the kernel of a dense layer: its rows are the outputs."""
+    assert table.leaf is not None
+    rows, features = table.leaf.shape
+    unit = math.sqrt(table.answer)
+    initial, predicted = (signal.times(math.sqrt(features) * unit) for signal in before)
+    if table.tile is not None:
+        leaf = Leaf("kernel", (1, 1, features, rows))
+        tile = table.tile.transpose(0, 1, 3, 2)
+        predicted = answered(before.predicted, leaf, tile, table.noise, 0.0, 1).times(unit)
+    return State(initial, predicted.times(size))
 
 
 def _shared_table(owners: Sequence[tuple[NodeWeights, float]]) -> State:

@@ -38,6 +38,7 @@ class HostGHN:
         self._size = affine(module.size)
         self._base = {name: array(base) for name, base in module.base.items()}
         self._noise = array(module.noise)
+        self._direct = affine(module.direct) if module.config.direct else None
 
     def states(self, op_N: NDArray[np.int32], features_NF: Floats, near: Distances) -> Floats:
         """[N, D] what the decoders read: of constant norm, relative to the graph's mean, after propagation.
@@ -81,6 +82,10 @@ class HostGHN:
     def size(self, state_D: Floats) -> float:
         """What the weights of a node are multiplied by."""
         return float(np.exp(LARGEST * np.tanh(apply(self._size, state_D)[0] / LARGEST)))
+
+    def direct(self, state_D: Floats) -> float:
+        """What a kernel passes on as it is, beside 1."""
+        return 0.0 if self._direct is None else float(apply(self._direct, state_D)[0])
 
     def noise_gain(self, op: str) -> float:
         """How much of a kernel of this op is the fixed noise that tells its channels apart."""

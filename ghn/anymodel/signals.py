@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from architectures.ops import Leaf
+from ghn.direct import passed_on, share
 from ghn.noise import block_signs, copied_columns
 
 Floats = NDArray[np.floating[Any]]
@@ -48,24 +49,28 @@ class Signal(NamedTuple):
 
 
 UNIT = Signal(np.zeros(1, np.float32), np.ones(1, np.float32))
+NOTHING = Signal(np.zeros(1, np.float32), np.zeros(1, np.float32))
 
 
-def answered(signal: Signal, leaf: Leaf, tile: Floats, noise: float, groups: int) -> Signal:
-    """What a kernel makes of a signal: noise of its own for every weight, and a tile that is repeated over it.
+def answered(signal: Signal, leaf: Leaf, tile: Floats, noise: float, direct: float, groups: int) -> Signal:
+    """What a kernel makes of a signal: noise of its own for every weight, a tile that is repeated over it, and what is
+    passed on as it is.
 
     Args:
         signal: of the inputs.
         leaf: the kernel (kh, kw, I, O); of groups, I are the inputs of one.
         tile: [kh', kw', T, T], repeated over larger kernels.
         noise: factor of the noise.
+        direct: what is passed on, as the root mean square that it alone has.
         groups: of the convolution.
     """
     kh, kw, inputs, outputs = leaf.shape
     mean_I, variance_I = signal.fitted(inputs * groups)
     together, squares = _over_positions(tile, kh, kw)
     noisy = kh * kw * noise**2
+    passed = _passed_on(mean_I, variance_I, direct * math.sqrt(leaf.fan_in), groups, outputs)
     if groups > 1:
-        return _answered_in_groups(mean_I, variance_I, together, squares, noisy, groups, outputs)
+        return summed([_answered_in_groups(mean_I, variance_I, together, squares, noisy, groups, outputs), passed])
     size = tile.shape[-1]
     mean_BT, variance_BT = (_in_blocks(part, size) for part in (mean_I, variance_I))
     copies = -(-outputs // size)
@@ -74,7 +79,19 @@ def answered(signal: Signal, leaf: Leaf, tile: Floats, noise: float, groups: int
     mean_O = ((signs.T @ mean_BT) @ together)[np.arange(outputs) // size, columns]
     spread = inputs * noisy * signal.strength
     variance_T = variance_BT.sum(0) @ squares + np.float32(spread)
-    return Signal(mean_O, variance_T[columns])
+    return summed([Signal(mean_O, variance_T[columns]), passed])
+
+
+def _passed_on(mean_I: Floats, variance_I: Floats, amount: float, groups: int, outputs: int) -> Signal:
+    """What each output takes of an input as it is."""
+    each = len(mean_I) // groups
+    rows, columns = passed_on(each, outputs)
+    rows = rows + each * (columns // max(outputs // groups, 1) % groups)
+    factor = np.float32(amount * share(each, outputs))
+    mean_O, variance_O = np.zeros(outputs, np.float32), np.zeros(outputs, np.float32)
+    np.add.at(mean_O, columns, factor * mean_I[rows])
+    np.add.at(variance_O, columns, factor**2 * variance_I[rows])
+    return Signal(mean_O, variance_O)
 
 
 def _answered_in_groups(

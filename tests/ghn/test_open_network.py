@@ -18,7 +18,9 @@ from ghn.anymodel.prediction import predict_leaves
 SPACE = DeepNets(
     input_shape=(8, 8, 1), classes=3, widths=(8, 8), channels=(12, 16), blocks=3, blocks_deep=4, units=(12, 20)
 )
-CONFIG = ghn.GHNConfig(network="open", width=8, message_width=4, hidden=8, tile=6, kernel_tile=7, centre=True)
+CONFIG = ghn.GHNConfig(
+    network="open", width=8, message_width=4, hidden=8, tile=6, kernel_tile=7, centre=True, direct=True
+)
 
 
 def leaves_of(graph: ArchGraph) -> list[jax.ShapeDtypeStruct]:

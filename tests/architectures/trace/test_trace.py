@@ -145,6 +145,9 @@ def test_weights_of_a_recurrence_are_shared_over_time_and_reached_by_data() -> N
     ]
     reads = {target: graph.ops[source] for source, target in graph.edges.tolist()}
     assert recurrent and all(reads[node] == "carry" for node in recurrent)
+    # What a loop hands on: two states of a cell.
+    assert [graph.ops[carry] for _, carry in graph.feedback] == ["carry"] * len(graph.feedback) != []
+    assert all(carry < source for source, carry in graph.feedback)
 
 
 def test_copies_and_offsets() -> None:

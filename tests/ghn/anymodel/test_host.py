@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -106,18 +107,22 @@ def test_parts_that_open_hypernetworks_lack_are_refused(field: dict[str, Any]) -
         ((1, 1, 300, 700), 2, (2, 300, 700), None, np.float32),
     ],
 )
-def test_a_leaf_is_scaled_noise_plus_its_tile(leaf: Any, copies: int, shape: Any, axes: Any, dtype: Any) -> None:
+def test_a_leaf_is_noise_and_a_tile_and_what_is_passed_on(
+    leaf: Any, copies: int, shape: Any, axes: Any, dtype: Any
+) -> None:
     row = Parameter(("w",), 0, Leaf("kernel", leaf), None, axes, shape, "float32", (), copies)
     tile = np.random.default_rng(0).normal(size=(min(leaf[0], 3), min(leaf[1], 3), 4, 4)).astype(np.float32)
     out = np.empty(shape, dtype)
     start = BANK - 1000  # reads beyond the end of the bank start again
-    write_matrix(out, row, tile, 0.5, 2.0, start)
+    write_matrix(out, row, tile, 0.5, 0.3, 2.0, start)
     kh, kw, inputs, outputs = leaf
     size = copies * kh * kw * inputs * outputs
     noise = noise_bank()[(start + np.arange(size)) % BANK].reshape(copies, kh, kw, inputs, outputs)
     i, o = np.meshgrid(np.arange(inputs), np.arange(outputs), indexing="ij")
     repeated = tile[:, :, i % 4, copied_columns(4, outputs)[o]] * block_signs()[i // 4, o // 4]
     canonical = 2.0 * (0.5 * noise + repeated)
+    passed = o % inputs == i if outputs >= inputs else i % outputs == o
+    canonical[:, kh // 2, kw // 2] += 2.0 * 0.3 * math.sqrt(kh * kw * inputs * min(1, outputs / inputs)) * passed
     ordered = [(n, m) for n, m in enumerate(shape)] if axes is None else None
     if ordered is not None:
         expected = canonical.reshape(shape)
@@ -134,7 +139,7 @@ def test_copies_of_a_tile_neither_cancel_nor_add_up_in_the_next_kernel(widths: t
         tile = rng.normal(size=(1, 1, 64, 64)).astype(np.float32)
         row = Parameter(("w",), 0, Leaf("kernel", (1, 1, *shape)), None, None, shape, "float32")
         kernels.append(np.empty(shape, np.float32))
-        write_matrix(kernels[-1], row, tile, noise=0, scale=1, offset=0)
+        write_matrix(kernels[-1], row, tile, noise=0, direct=0, scale=1, offset=0)
     one, other = kernels
     independent = np.linalg.norm(one) * np.linalg.norm(other) / widths[1] ** 0.5
     assert 0.7 < np.linalg.norm(one @ other) / independent < 1.4
