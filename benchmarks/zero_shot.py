@@ -6,7 +6,7 @@
 An open hypernetwork is trained on the DeepNets space and scored on test images: unseen networks of the distribution
 that it was trained on, splits that lie outside of it, and networks made by hand after well-known ones. Beside it,
 trained as long: no messages between nodes; delta = 0 (a base for every op and nothing else); no magnitude-invariant
-parametrisation. Trained hypernetworks are kept in --runs and found there again; --checkpoint scores one that is there.
+parametrisation; kernels that pass nothing on as it is. Trained hypernetworks are kept in --runs and found there again; --checkpoint scores one that is there.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "no messages": {"propagation": "none"},
     "delta = 0": {"delta": False},
     "no MIP": {"encoding": "raw", "normalise": False},
+    "nothing passed on": {"direct": False},
 }
 COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 LONG = 5.0  # seconds of a compilation that counts: the programs that run networks, not the small ones around them
