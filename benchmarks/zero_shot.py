@@ -6,7 +6,8 @@
 An open hypernetwork is trained on the DeepNets space and scored on test images: unseen networks of the distribution
 that it was trained on, splits that lie outside of it, and networks made by hand after well-known ones. Beside it,
 trained as long: no messages between nodes; delta = 0 (a base for every op and nothing else); no magnitude-invariant
-parametrisation; kernels that pass nothing on as it is. Trained hypernetworks are kept in --runs and found there again; --checkpoint scores one that is there.
+parametrisation; kernels that pass nothing on as it is. Trained hypernetworks are kept in --runs and found there again;
+--checkpoint scores one that is there.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """An open network emits for a space what prediction on the host emits for the same graphs as models."""
 
 import dataclasses
+import functools
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,7 @@ from architectures.spaces import DeepNets, NASBench201
 from architectures.switch import cut
 from ghn.anymodel.initialiser import NoInitialiser
 from ghn.anymodel.prediction import predict_leaves
+from train.warm_start import warm_started
 
 SPACE = DeepNets(
     input_shape=(8, 8, 1), classes=3, widths=(8, 8), channels=(12, 16), blocks=3, blocks_deep=4, units=(12, 20)
@@ -80,6 +83,33 @@ def test_every_part_learns() -> None:
             sums[key] = sums.get(key, 0.0) + float(jnp.abs(leaf.get_value()).max())
     still = {key for key, size in sums.items() if size == 0}
     assert still <= {("base", "conv_transpose")}, still
+
+
+def test_kernels_pass_on_what_they_are_told_to() -> None:
+    """With nothing but that, the first of two equally wide layers is the identity."""
+    graph = SPACE.graph(SPACE.from_string("conv3 batch relu | 8 plain | conv3>8 plain | average"))
+    fresh = ghn.Hypernetwork.create(SPACE, CONFIG)
+    flat = {
+        key: leaf.replace(jnp.full_like(leaf.get_value(), 1e4)) if key == ("direct", "bias") else leaf
+        for key, leaf in nnx.to_flat_state(fresh.parameters)
+    }
+    weights = dataclasses.replace(fresh, parameters=nnx.from_flat_state(flat))(graph).arrays
+    row = next(row for row in graph.parameters if row.leaf.shape == (3, 3, 8, 8))
+    assert row.place is not None
+    kernel = cut(np.asarray(weights[row.place.group][row.place.slot]), row.leaf.shape)
+    np.testing.assert_allclose(kernel[1, 1], np.eye(8), atol=1e-3)
+    np.testing.assert_allclose(np.delete(kernel.reshape(9, 8, 8), 4, 0), 0, atol=1e-3)
+
+
+def test_one_that_passes_nothing_on_starts_one_that_may(tmp_path: Path) -> None:
+    before = ghn.Hypernetwork.create(SPACE, dataclasses.replace(CONFIG, direct=False), seed=1)
+    ghn.save_file(before, tmp_path / "before.safetensors")
+    after = warm_started(ghn.Hypernetwork.create(SPACE, CONFIG), str(tmp_path / "before.safetensors"))
+    graph = SPACE.graph(SPACE.sample(0))
+    close = functools.partial(np.testing.assert_allclose, atol=1e-6)
+    jax.tree.map(close, after(graph).arrays, before(graph).arrays)
+    with pytest.raises(ValueError, match=r"GHNConfig.direct=True: network='graph' has no such part"):
+        ghn.GHNConfig(direct=True)
 
 
 def test_a_space_of_other_ops_is_refused() -> None:
