@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from ghn.api import Hypernetwork, Parameters
@@ -21,17 +19,11 @@ def warm_started(hypernetwork: Hypernetwork, source: str) -> Hypernetwork:
         source: a run's folder, a .safetensors file, or the name of a checkpoint in the package. A hypernetwork of a
             space fits that space alone; an open one fits every space of its configuration.
 
-    One without `GHNConfig.direct` starts one that has it, which passes nothing on at first.
-
     Raises:
         CheckpointError: nothing there, or a damaged file.
         RunError: parameters of other names or shapes; names the first, and the fields of `GHNConfig` that differ.
     """
     trained = load(source)
-    if hypernetwork.config.direct and not trained.config.direct:
-        silent = {key: leaf for key, leaf in nnx.to_flat_state(hypernetwork.parameters) if key[0] == "direct"}
-        flat = {**dict(nnx.to_flat_state(trained.parameters)), **jax.tree.map(jnp.zeros_like, silent)}
-        trained = dataclasses.replace(trained, parameters=nnx.from_flat_state(flat))
     own, found = _shapes(hypernetwork.parameters), _shapes(trained.parameters)
     if own != found:
         odd = min(name for name in {*own, *found} if own.get(name) != found.get(name))
