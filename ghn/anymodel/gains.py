@@ -62,11 +62,11 @@ class NodeWeights:
     answer: float = 1.0
     tile: NDArray[np.float32] | None = None
     noise: float = 0.0
-    direct: float = 0.0
     size: float = 1.0
     scale: tuple[float, NDArray[np.float32] | float] = (1.0, 1.0)
     bias: tuple[float, NDArray[np.float32] | float] = (0.0, 0.0)
     kept: float = 0.0
+    direct: float = 0.0
 
 
 class Gain(NamedTuple):

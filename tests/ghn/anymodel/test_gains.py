@@ -41,7 +41,7 @@ def test_a_kernels_answer_is_that_of_the_weights_that_are_written(shape: Any, gr
     if groups > 1 or max(shape[2:]) <= 4:  # of repeated tiles, the first stands for all
         expected = (np.square(weights).sum((0, 1)) * variance).sum(0)
         if direct:  # its product with the tile is left out
-            np.testing.assert_allclose(found.variance.mean(), expected.mean(), rtol=0.3)
+            np.testing.assert_allclose(found.variance.mean(), expected.mean(), rtol=0.5)
         else:
             np.testing.assert_allclose(found.variance, expected, rtol=1e-4)
     noisy = answered(signal, row.leaf, np.zeros_like(tile), 0.5, 0.0, groups)
