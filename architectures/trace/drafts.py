@@ -7,11 +7,11 @@ import math
 from collections.abc import Mapping, Sequence
 
 from architectures.ops import Role
+from architectures.trace.ops import NORMS
 from architectures.trace.values import AxisRole, Entry, LeafRef, Value
 
 _PRIORITY: dict[AxisRole, int] = {"stack": 0, "space": 1, "in": 2, "out": 3}
 
-NORMS = frozenset(("batch_norm", "layer_norm", "rms_norm", "group_norm"))
 KERNEL_OWNERS = frozenset(("conv", "conv_transpose", "dense"))
 
 

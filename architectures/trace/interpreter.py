@@ -9,9 +9,10 @@ from typing import Any
 from jax.extend import core as jex
 
 from architectures.trace import control, ops, products
-from architectures.trace.drafts import KERNEL_OWNERS, NORMS, Drafts, op_since
+from architectures.trace.drafts import KERNEL_OWNERS, Drafts, op_since
 from architectures.trace.handlers import HANDLERS
 from architectures.trace.layout import view_axes
+from architectures.trace.ops import NORMS
 from architectures.trace.straight import straight_through
 from architectures.trace.values import Entry, LeafRef, Lookup, Value, aligned, union
 

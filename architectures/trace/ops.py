@@ -179,4 +179,5 @@ POOLS = {
     "select_and_gather_add": "max_pool",
 }
 
+NORMS = frozenset(("batch_norm", "layer_norm", "rms_norm", "group_norm"))
 ACTIVATIONS = frozenset(("relu", "gelu", "silu", "sigmoid", "tanh", "activation"))

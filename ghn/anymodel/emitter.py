@@ -95,12 +95,12 @@ class Emitter:
                 square = (moments.mean + shift) ** 2 + moments.deviation**2
             if role in ("kernel", "embedding"):
                 self._add_matrix(own, row, decision, square)
-            elif role == "bias" or (role == "factor" and op == "shift"):
+            elif role == "bias" or (role == "factor" and op in ("shift", "gate") and not row.multiplies):
                 before = square or 0.0
                 after = self._channels(row) if decision.predicted else math.sqrt(before)
                 own.bias = (own.bias[0] + before, _paired(np.add, own.bias[1], after))
                 own.kept += 0.0 if decision.predicted else before
-            elif role == "scale" or (role == "factor" and op == "scale"):
+            elif role == "scale" or (role == "factor" and op in ("scale", "gate")):
                 before = 1.0 if square is None else square
                 after = 1 + self._channels(row) if decision.predicted else math.sqrt(before)
                 own.scale = (own.scale[0] * before, _paired(np.multiply, own.scale[1], after))

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from architectures.graph import ArchGraph
 from architectures.ops import Leaf
-from architectures.trace.ops import ACTIVATIONS
+from architectures.trace.ops import ACTIVATIONS, NORMS
 from ghn.anymodel.signals import NOTHING, UNIT, Signal, answered, entering, summed
 
 BAND = 2.0  # by how much signals under predicted weights may differ from those under initial ones
@@ -35,7 +35,7 @@ LOOSE = 3.0  # the same with initial statistics, where a batch's were followed t
 REACH = 6.0  # by how much a size may be moved for that
 TABLE = 1.5  # the same for tables, which nothing precedes
 CALM = 0.5  # strongest answer in front of a batch normalisation (its root mean square)
-QUIET = 0.25  # initial signals below this have biases of batch normalisations shrink with them
+QUIET = 0.25  # initial signals below this have biases of normalisations shrink with them
 FAINT = 1e-4  # initial signals below this have died out already; predicted ones do not follow them
 TINY = 1e-12  # keeps divisions finite where a signal is exactly 0
 ROUNDS = 3  # that signals are followed for, where there are loops or tables that are heads, too
@@ -173,7 +173,7 @@ def _followed(
             gain = Gain(bias=_quiet(before.initial.strength))
         elif op == "batch_norm" and batch:
             before = State(UNIT, UNIT)
-        elif op == "batch_norm":
+        elif op in NORMS:
             gain = Gain(bias=min(1.0, math.sqrt(before.initial.strength) / QUIET))
         elif op == "embedding":  # the index comes first, then who owns the table
             before = _shared_table([(weights[source], result[source].size) for source in reads[node][1:]])

@@ -48,6 +48,7 @@ class Signal(NamedTuple):
         return Signal(*(np.full(channels, part.mean(), np.float32) for part in self))
 
 
+EPSILON = 1e-6  # that normalisations add to a variance
 UNIT = Signal(np.zeros(1, np.float32), np.ones(1, np.float32))
 NOTHING = Signal(np.zeros(1, np.float32), np.zeros(1, np.float32))
 
@@ -160,10 +161,10 @@ def _normal_cdf(x: Floats) -> Floats:
 
 
 def normalised(signal: Signal) -> Signal:
-    """After a normalisation over channels: strength 1 around a mean of 0."""
+    """After a normalisation over channels: strength 1 around a mean of 0, but where there is nothing to normalise."""
     middle = signal.mean.mean()
     centred = Signal(signal.mean - middle, signal.variance)
-    return centred.times(1 / math.sqrt(max(centred.strength, 1e-20)))
+    return centred.times(1 / math.sqrt(centred.strength + EPSILON))
 
 
 def summed(signals: Sequence[Signal]) -> Signal:

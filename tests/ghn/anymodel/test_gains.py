@@ -219,3 +219,22 @@ def test_tables_that_are_heads_are_as_loud_as_heads() -> None:
     predicted, initial = ghn.predict(model, tokens).variables, model.init(jax.random.key(1), tokens)
     ratio = float(model.apply(predicted, tokens).std() / model.apply(initial, tokens).std())
     assert 0.3 < ratio < 3.5  # without: 6
+
+
+class FadedToken(nn.Module):
+    """A class token of zeros, of which scaled branches make next to nothing (LayerScale), is the answer."""
+
+    @nn.compact
+    def __call__(self, x: Any) -> Any:
+        token = self.param("token", nn.initializers.zeros, (1, 16))
+        for i in range(2):
+            scale = self.param(f"layer_scale_{i}", nn.initializers.constant(1e-5), (16,))
+            token = token + scale * nn.Dense(16)(nn.relu(nn.Dense(32)(x)))
+        return nn.Dense(10)(nn.LayerNorm()(token))
+
+
+def test_what_is_too_weak_to_be_normalised_is_no_reason_to_speak_up() -> None:
+    model, x = FadedToken(), jax.random.normal(jax.random.key(0), (64, 16))
+    predicted, initial = ghn.predict(model, x).variables, model.init(jax.random.key(1), x)
+    ratio = float(model.apply(predicted, x).std() / model.apply(initial, x).std())
+    assert 0.1 < ratio < 10  # with a normalisation that makes 1 of everything: 19
