@@ -109,8 +109,8 @@ def test_switches_of_parts_that_it_has_not_are_refused(field: str, value: object
 
 def test_every_switch_is_read_or_refused() -> None:
     read = {"network", "width", "layers", "residual", "delta", "normalise", "noise", "delta_scale"}
-    no_conditions = {"tasks", "conditions"}  # refused for every network but the graph's
-    assert {field.name for field in dataclasses.fields(GHNConfig)} == read | no_conditions | set(NOT_SMASH)
+    of_one = {"tasks", "conditions", "direct"}  # refused for every network but the graph's, or the open one
+    assert {field.name for field in dataclasses.fields(GHNConfig)} == read | of_one | set(NOT_SMASH)
 
 
 def test_only_memory_banks_can_be_read(smash: Hypernetwork) -> None:
