@@ -38,7 +38,6 @@ def write_matrix(
         offset: where in the bank to start.
     """
     *positions, inputs, outputs = row.leaf.shape
-    passed = passed_on(inputs, outputs)
     amount = direct * scale * math.sqrt(row.leaf.fan_in) * share(inputs, outputs)
     tiles = tile.reshape(-1, *tile.shape[2:]) * np.float32(scale)
     kinds = _positions(row, tile.shape[:2])
@@ -46,7 +45,7 @@ def write_matrix(
     for number, (index, matrix) in enumerate(zip(kinds, _matrices(out, row), strict=True)):
         _write(matrix, tiles[index], signs, np.float32(noise * scale), start % BANK)
         if amount and number % math.prod(positions) == _centre(positions):
-            rows, columns = passed
+            rows, columns = passed_on(inputs, outputs)
             matrix[np.unravel_index(rows * outputs + columns, matrix.shape)] += np.asarray(amount, matrix.dtype)
         start += inputs * outputs
 

@@ -69,9 +69,11 @@ def answered(signal: Signal, leaf: Leaf, tile: Floats, noise: float, direct: flo
     mean_I, variance_I = signal.fitted(inputs * groups)
     together, squares = _over_positions(tile, kh, kw)
     noisy = kh * kw * noise**2
-    passed = _passed_on(mean_I, variance_I, direct * math.sqrt(leaf.fan_in), groups, outputs)
+    if direct:
+        passed = _passed_on(mean_I, variance_I, direct * math.sqrt(leaf.fan_in), groups, outputs)
+        return summed([answered(signal, leaf, tile, noise, 0.0, groups), passed])
     if groups > 1:
-        return summed([_answered_in_groups(mean_I, variance_I, together, squares, noisy, groups, outputs), passed])
+        return _answered_in_groups(mean_I, variance_I, together, squares, noisy, groups, outputs)
     size = tile.shape[-1]
     mean_BT, variance_BT = (_in_blocks(part, size) for part in (mean_I, variance_I))
     copies = -(-outputs // size)
@@ -80,7 +82,7 @@ def answered(signal: Signal, leaf: Leaf, tile: Floats, noise: float, direct: flo
     mean_O = ((signs.T @ mean_BT) @ together)[np.arange(outputs) // size, columns]
     spread = inputs * noisy * signal.strength
     variance_T = variance_BT.sum(0) @ squares + np.float32(spread)
-    return summed([Signal(mean_O, variance_T[columns]), passed])
+    return Signal(mean_O, variance_T[columns])
 
 
 def _passed_on(mean_I: Floats, variance_I: Floats, amount: float, groups: int, outputs: int) -> Signal:
