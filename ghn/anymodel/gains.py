@@ -9,8 +9,8 @@ answer of at most CALM instead, where evaluation with initial statistics is clos
 there are such statistics, their size makes no difference.
 
 So models with batch normalisations are followed twice: as in training or after `calibrate`, with a batch's statistics,
-which decides on sizes; and as they are, with initial ones, where signals may die out on their way. What would be more
-than LOOSE times too strong or weak there is moved, but by no more than REACH.
+which decides on sizes; and as they are, with initial ones, where signals may die out on their way. What would be too
+strong or weak there is moved as well, but by no more than REACH.
 
 What is known of ops is rough; errors that both kinds of weights share cancel.
 """
@@ -28,12 +28,24 @@ from numpy.typing import NDArray
 from architectures.graph import ArchGraph
 from architectures.ops import Leaf
 from architectures.trace.ops import ACTIVATIONS, NORMS
-from ghn.anymodel.signals import NOTHING, UNIT, Signal, answered, entering, summed
+from ghn.anymodel.signals import (
+    NOTHING,
+    SOURCES,
+    Signal,
+    answered,
+    drawn,
+    elsewhere,
+    entering,
+    fitted,
+    signs,
+    standardised,
+    strength,
+    summed,
+)
+from ghn.noise import node_colours
 
-BAND = 2.0  # by how much signals under predicted weights may differ from those under initial ones
-LOOSE = 3.0  # the same with initial statistics, where a batch's were followed too
-REACH = 6.0  # by how much a size may be moved for that
-TABLE = 1.5  # the same for tables, which nothing precedes
+BAND = 1.5  # by how much signals under predicted weights may differ from those under initial ones
+REACH = 6.0  # by how much a size may be moved for that where a batch's statistics were followed first
 CALM = 0.5  # strongest answer in front of a batch normalisation (its root mean square)
 QUIET = 0.25  # initial signals below this have biases of normalisations shrink with them
 FAINT = 1e-4  # initial signals below this have died out already; predicted ones do not follow them
@@ -101,7 +113,7 @@ def _in_rounds(
     louder = dict.fromkeys(_tied_heads(graph, weights).values(), 1.0)
     for _ in range(ROUNDS if carried or louder else 1):
         result, states, heads = _followed(graph, weights, batch, settled, carried, louder)
-        carried = {carry: states[source] for source, carry in graph.feedback}
+        carried = {carry: State(*map(elsewhere, states[source])) for source, carry in graph.feedback}
         louder = {table: min(louder[table] * heads.get(table, 1.0), REACH) for table in louder}
     return result
 
@@ -125,8 +137,9 @@ def _followed(
     settled: Sequence[float] | None,
     carried: Mapping[int, State],
     louder: Mapping[int, float],
-) -> tuple[list[Gain], list[State], dict[int, float]]:
-    """Gains and states by following signals once, and for tables by how much too loud their heads are.
+) -> tuple[list[Gain], dict[int, State], dict[int, float]]:
+    """Gains by following signals once, the states that loops hand on, and for tables by how much too loud their heads
+    are.
 
     Args:
         graph: of the model.
@@ -143,78 +156,91 @@ def _followed(
         readers[source].add(graph.ops[target])
     renormalised = _renormalised(graph) if settled is not None else set()
     groups, extents = graph.attributes["groups"].tolist(), (graph.attributes["size"] ** 2).tolist()
+    wide = np.maximum(graph.attributes["channels_out"], 1).astype(int).tolist()
+    offsets = _offsets(graph)
     tied, heads = _tied_heads(graph, weights), {}
-    states: list[State] = []
+    last = {source: target for target, own in enumerate(reads) for source in own}  # that reads it
+    last |= {source: graph.nodes for source, _ in graph.feedback}
+    states: dict[int, State] = {}
     result: list[Gain] = []
     for node, op in enumerate(graph.ops):
         own = weights[node]
-        if batch and readers[node] == {"batch_norm"}:  # whatever comes, a batch's statistics make it 1
-            result.append(Gain(own.size))
-            states.append(State(UNIT, UNIT))
-            continue
         ops = [graph.ops[source] for source in reads[node]]
         sources = [states[source] for source in reads[node]]
         fewer = extents[reads[node][0]] / extents[node] if sources else 1.0
-        before = State(*(entering(op, ops, [source[i] for source in sources], fewer) for i in (0, 1)))
+        alone = drawn(wide[node], offsets[node]) if not sources or op in SOURCES else NOTHING
+        before = State(*(entering(op, ops, [source[i] for source in sources], fewer, alone) for i in (0, 1)))
         if node in carried and not sources:
             before = carried[node]
         gain = Gain()
         if own.leaf is not None:
-            after = _answer(own, before, int(groups[node]))
+            after = _answer(own, before, int(groups[node]), offsets[node])
             reach = math.inf if node in renormalised else REACH
-            gain = _gain(own, after, readers[node], None if settled is None else settled[node], reach)
+            if batch and readers[node] == {"batch_norm"}:  # whatever comes, a batch's statistics make it 1
+                gain = Gain(own.size)
+            else:
+                gain = _gain(own, after, readers[node], None if settled is None else settled[node], reach)
             gain = gain._replace(size=gain.size / louder.get(node, 1.0))
             before = _with_kernel(op, before, after, gain.size)
         elif node in tied:
-            before = _as_head(weights[tied[node]], before, result[tied[node]].size)
-            excess = math.sqrt(before.predicted.strength / max(before.initial.strength, FAINT**2))
+            before = _as_head(weights[tied[node]], before, result[tied[node]].size, offsets[node])
+            excess = math.sqrt(strength(before.predicted) / max(strength(before.initial), FAINT**2))
             heads[tied[node]] = max(excess, 1.0)  # no band: what came from the table is alike to it
         elif op == "shift":
-            gain = Gain(bias=_quiet(before.initial.strength))
+            gain = Gain(bias=_quiet(strength(before.initial)))
         elif op == "batch_norm" and batch:
-            before = State(UNIT, UNIT)
+            before = State(*map(standardised, before))
         elif op in NORMS:
-            gain = Gain(bias=min(1.0, math.sqrt(before.initial.strength) / QUIET))
+            gain = Gain(bias=min(1.0, math.sqrt(strength(before.initial)) / QUIET))
         elif op == "embedding":  # the index comes first, then who owns the table
-            before = _shared_table([(weights[source], result[source].size) for source in reads[node][1:]])
+            before = _shared_table([(weights[source], result[source].size) for source in reads[node][1:]], alone)
         result.append(gain)
-        states.append(_with_vectors(own, before, gain))
+        states[node] = _with_vectors(own, before, gain, offsets[node])
+        states = {other: state for other, state in states.items() if last.get(other, node) > node}
     return result, states, heads
 
 
-def _answer(own: NodeWeights, before: State, groups: int) -> State:
+def _offsets(graph: ArchGraph) -> list[int]:
+    """Where the draws of each node start."""
+    return [int.from_bytes(colour, "big") for colour in node_colours(graph)]
+
+
+def _answer(own: NodeWeights, before: State, groups: int, offset: int) -> State:
     """What the kernel or table gives, at size 1."""
     assert own.leaf is not None
+    unit = drawn(own.leaf.shape[-1], offset)
     if own.leaf.role == "embedding":
-        table = UNIT.times(math.sqrt(own.answer))
+        table = unit * np.float32(math.sqrt(own.answer))
         return State(table, table)
-    initial, predicted = (UNIT.times(math.sqrt(signal.strength * own.answer)) for signal in before)
+    initial, predicted = (unit * np.float32(math.sqrt(strength(signal) * own.answer)) for signal in before)
     if own.tile is not None:
-        unit = math.sqrt(own.answer / own.leaf.fan_in)
-        predicted = answered(before.predicted, own.leaf, own.tile, own.noise, own.direct, groups).times(unit)
+        size = np.float32(math.sqrt(own.answer / own.leaf.fan_in))
+        predicted = size * answered(before.predicted, own.leaf, own.tile, own.noise, own.direct, groups, offset)
     return State(initial, predicted)
 
 
-def _as_head(table: NodeWeights, before: State, size: float) -> State:
+def _as_head(table: NodeWeights, before: State, size: float, offset: int) -> State:
     """What a table of a size answers as the kernel of a dense layer: its rows are the outputs."""
     assert table.leaf is not None
     rows, features = table.leaf.shape
-    unit = math.sqrt(table.answer)
-    initial, predicted = (signal.times(math.sqrt(features) * unit) for signal in before)
+    unit = drawn(rows, offset) * np.float32(math.sqrt(table.answer))
+    initial, predicted = (unit * np.float32(math.sqrt(features * strength(signal))) for signal in before)
     if table.tile is not None:
         leaf = Leaf("kernel", (1, 1, features, rows))
         tile = table.tile.transpose(0, 1, 3, 2)
-        predicted = answered(before.predicted, leaf, tile, table.noise, 0.0, 1).times(unit)
-    return State(initial, predicted.times(size))
+        size_of_table = np.float32(math.sqrt(table.answer))
+        predicted = size_of_table * answered(before.predicted, leaf, tile, table.noise, 0.0, 1, offset)
+    return State(initial, predicted * np.float32(size))
 
 
-def _shared_table(owners: Sequence[tuple[NodeWeights, float]]) -> State:
+def _shared_table(owners: Sequence[tuple[NodeWeights, float]], looked_up: Signal) -> State:
     """What is looked up in a table that another node owns, from those that may (with their sizes)."""
     for own, size in owners:
         if own.leaf is not None:
             square = own.answer / (own.leaf.fan_in if own.leaf.role == "kernel" else 1)
-            return State(UNIT.times(math.sqrt(square)), UNIT.times(math.sqrt(square) * size))
-    return State(UNIT, UNIT)
+            initial = looked_up * np.float32(math.sqrt(square))
+            return State(initial, initial * np.float32(size))
+    return State(looked_up, looked_up)
 
 
 def _renormalised(graph: ArchGraph) -> set[int]:
@@ -235,7 +261,7 @@ def _renormalised(graph: ArchGraph) -> set[int]:
 
 def _gain(own: NodeWeights, after: State, readers: set[str], settled: float | None, reach: float) -> Gain:
     # Where signals have died out, initial biases are the answer; but not those that stay, as a closed gate's -10 does.
-    square = after.initial.strength + own.bias[0] - own.kept
+    square = strength(after.initial) + own.bias[0] - own.kept
     initial = math.sqrt(max(square, FAINT**2))
     bias = _quiet(square + own.kept)
     if own.tile is None:
@@ -243,14 +269,11 @@ def _gain(own: NodeWeights, after: State, readers: set[str], settled: float | No
     wanted = own.size if settled is None else settled
     if square < FAINT**2:  # nothing comes here initially: behind a factor of 0
         return Gain(min(max(wanted, SMALLEST), LARGEST), bias)
-    predicted = math.sqrt(max(after.predicted.strength, TINY**2))
+    predicted = math.sqrt(max(strength(after.predicted), TINY**2))
     if readers == {"batch_norm"}:
         low, high = min(CALM, initial) / BAND, min(CALM, initial * BAND)
-    elif settled is not None:
-        low, high = initial / LOOSE, initial * LOOSE
     else:
-        band = TABLE if own.leaf is not None and own.leaf.role == "embedding" else BAND
-        low, high = initial / band, initial * band
+        low, high = initial / BAND, initial * BAND
     size = min(max(wanted, low / predicted), high / predicted)
     if settled is not None:
         size = min(max(size, settled / reach), settled * reach)
@@ -263,19 +286,22 @@ def _quiet(square: float) -> float:
 
 
 def _with_kernel(op: str, before: State, answer: State, size: float) -> State:
-    after = State(answer.initial, answer.predicted.times(size))
+    after = State(answer.initial, answer.predicted * np.float32(size))
     return State(*map(summed, zip(before, after, strict=True))) if op in ADDED else after
 
 
-def _with_vectors(own: NodeWeights, before: State, gain: Gain) -> State:
+def _with_vectors(own: NodeWeights, before: State, gain: Gain, offset: int) -> State:
     """After a node's scales and biases."""
     initial, predicted = before
-    initial = initial.times(math.sqrt(own.scale[0]))
-    initial = Signal(initial.mean, initial.variance + np.float32(own.bias[0]))
-    (_, scale), (_, bias) = own.scale, own.bias
-    if np.size(scale) > 1:
-        predicted = predicted.fitted(np.size(scale))
-    predicted = predicted.times(scale)
-    if np.size(bias) > 1:
-        predicted = predicted.fitted(np.size(bias))
-    return State(initial, Signal(predicted.mean + bias * np.float32(gain.bias), predicted.variance))
+    (scale_square, scale), (bias_square, bias) = own.scale, own.bias
+    if scale_square != 1:
+        initial = initial * np.float32(math.sqrt(scale_square))
+    if bias_square:
+        initial = initial + np.float32(math.sqrt(bias_square)) * signs(initial.shape[1], offset)
+    if np.size(scale) > 1 or np.size(bias) > 1:
+        predicted = fitted(predicted, max(np.size(scale), np.size(bias)))
+    if np.size(scale) > 1 or scale != 1:
+        predicted = predicted * scale
+    if np.size(bias) > 1 or bias != 0:
+        predicted = predicted + bias * np.float32(gain.bias)
+    return State(initial, predicted)

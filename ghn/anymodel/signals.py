@@ -1,9 +1,13 @@
-"""What predicted weights make of a signal: mean and variance of every channel, followed through a graph.
+"""What weights make of a signal: samples of every channel, followed through a graph.
 
-Predicted kernels are no independent draws: they are tiles, and tiles answer coherently to the means that rectified
-signals have. Followed by its strength alone, a signal would be underestimated by a factor in every layer.
+Predicted kernels are no independent draws: they are tiles, which answer coherently to the means that rectified signals
+have, and they may pass channels on as they are (`ghn.direct`), so that what meets in a sum is alike. Followed by its
+strength alone, a signal would be underestimated by a factor in every layer.
 
-Shape letters: C channels, I inputs, O outputs, T channels of a tile, K kernel positions, B copies of a tile.
+A signal is an [S, C] array: S samples (of examples and places together) of C channels. Places of one image are not told
+apart: what a kernel reads beside its centre are other samples.
+
+Shape letters: S samples, C channels, I inputs, O outputs, T channels of a tile, K kernel positions.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,40 +24,57 @@ from architectures.ops import Leaf
 from ghn.direct import passed_on, share
 from ghn.noise import block_signs, copied_columns
 
-Floats = NDArray[np.floating[Any]]
+Signal = NDArray[np.floating[Any]]
 
-
-class Signal(NamedTuple):
-    """[C] mean and variance of each channel, over examples and places."""
-
-    mean: Floats
-    variance: Floats
-
-    @property
-    def strength(self) -> float:
-        """The mean square."""
-        return (float(self.mean @ self.mean) + float(self.variance.sum())) / len(self.mean)
-
-    def times(self, factor: float | Floats) -> Signal:
-        """Multiplied, channel by channel."""
-        return Signal(self.mean * factor, self.variance * np.square(factor))
-
-    def fitted(self, channels: int) -> Signal:
-        """For as many channels: repeated if it was flattened, or the same everywhere."""
-        have = len(self.mean)
-        if have == channels:
-            return self
-        if channels % have == 0:
-            return Signal(*(np.tile(part, channels // have) for part in self))
-        return Signal(*(np.full(channels, part.mean(), np.float32) for part in self))
-
-
+SAMPLES = 32
+POOL = 8_191  # channels that are drawn, a prime
 EPSILON = 1e-6  # that normalisations add to a variance
-UNIT = Signal(np.zeros(1, np.float32), np.ones(1, np.float32))
-NOTHING = Signal(np.zeros(1, np.float32), np.zeros(1, np.float32))
+NOTHING: Signal = np.zeros((SAMPLES, 1), np.float32)
+ONES: Signal = np.ones((SAMPLES, 1), np.float32)
 
 
-def answered(signal: Signal, leaf: Leaf, tile: Floats, noise: float, direct: float, groups: int) -> Signal:
+def drawn(channels: int, offset: int) -> Signal:
+    """[S, C] normal values, of mean 0 and variance 1 in every channel; nodes of other offsets have others."""
+    start = offset % POOL
+    return fitted(_pool()[:, start : start + min(channels, POOL)], channels)
+
+
+def signs(channels: int, offset: int) -> Signal:
+    """[C] of -1 and 1."""
+    return np.sign(drawn(channels, offset)[0])
+
+
+@functools.cache
+def _pool() -> Signal:
+    """[S, 2 x POOL], repeated once, so that no read has to wrap around."""
+    values = np.random.default_rng(2).standard_normal((SAMPLES, POOL), np.float32)
+    return np.tile(standardised(values), (1, 2))
+
+
+def strength(signal: Signal) -> float:
+    """The mean square."""
+    flat = signal.reshape(-1)
+    return float(flat @ flat) / flat.size
+
+
+def elsewhere(signal: Signal) -> Signal:
+    """The same channels at another place, or another time."""
+    return np.roll(signal, 1, axis=0)
+
+
+def fitted(signal: Signal, channels: int) -> Signal:
+    """For as many channels: other samples of the same ones, where they do not suffice."""
+    have = signal.shape[1]
+    if have >= channels:
+        return signal[:, :channels]
+    channel = np.arange(channels)
+    sample = np.arange(SAMPLES)[:, None]
+    return np.asarray(signal[(sample + channel // have) % SAMPLES, channel % have])
+
+
+def answered(
+    signal: Signal, leaf: Leaf, tile: Signal, noise: float, direct: float, groups: int, offset: int = 0
+) -> Signal:
     """What a kernel makes of a signal: noise of its own for every weight, a tile that is repeated over it, and what is
     passed on as it is.
 
@@ -64,138 +85,143 @@ def answered(signal: Signal, leaf: Leaf, tile: Floats, noise: float, direct: flo
         noise: factor of the noise.
         direct: what is passed on, as the root mean square that it alone has.
         groups: of the convolution.
+        offset: of the node's draws.
     """
     kh, kw, inputs, outputs = leaf.shape
-    mean_I, variance_I = signal.fitted(inputs * groups)
-    together, squares = _over_positions(tile, kh, kw)
-    noisy = kh * kw * noise**2
-    if direct:
-        passed = _passed_on(mean_I, variance_I, direct * math.sqrt(leaf.fan_in), groups, outputs)
-        return summed([answered(signal, leaf, tile, noise, 0.0, groups), passed])
-    if groups > 1:
-        return _answered_in_groups(mean_I, variance_I, together, squares, noisy, groups, outputs)
+    signal = fitted(signal, inputs * groups)
     size = tile.shape[-1]
-    mean_BT, variance_BT = (_in_blocks(part, size) for part in (mean_I, variance_I))
-    copies = -(-outputs // size)
-    signs = _signs(len(mean_BT), copies)
-    columns = copied_columns(size, outputs)
-    mean_O = ((signs.T @ mean_BT) @ together)[np.arange(outputs) // size, columns]
-    spread = inputs * noisy * signal.strength
-    variance_T = variance_BT.sum(0) @ squares + np.float32(spread)
-    return Signal(mean_O, variance_T[columns])
+    if tile.shape[:2] != (kh, kw):
+        tile = tile[np.ix_(np.arange(kh) % len(tile), np.arange(kw) % tile.shape[1])]
+    tile_KTT = tile.reshape(kh * kw, size, size)
+    if groups == 1:
+        answer = _answered(signal, tile_KTT, outputs, kh // 2 * kw + kw // 2)
+    else:
+        answer = _answered_in_groups(signal, tile_KTT, groups, inputs, outputs, kh // 2 * kw + kw // 2)
+    if noise:
+        answer += drawn(outputs, offset) * np.float32(noise * math.sqrt(kh * kw * inputs * strength(signal)))
+    if direct:
+        rows, columns = passed_on(inputs, outputs)
+        rows = rows + inputs * (columns // max(outputs // groups, 1) % groups)
+        factor = np.float32(direct * math.sqrt(leaf.fan_in) * share(inputs, outputs))
+        for first in range(0, len(rows), outputs):  # each output at most once
+            part = slice(first, first + outputs)
+            answer[:, columns[part]] += factor * signal[:, rows[part]]
+    return answer
 
 
-def _passed_on(mean_I: Floats, variance_I: Floats, amount: float, groups: int, outputs: int) -> Signal:
-    """What each output takes of an input as it is."""
-    each = len(mean_I) // groups
-    rows, columns = passed_on(each, outputs)
-    rows = rows + each * (columns // max(outputs // groups, 1) % groups)
-    factor = np.float32(amount * share(each, outputs))
-    mean_O, variance_O = np.zeros(outputs, np.float32), np.zeros(outputs, np.float32)
-    np.add.at(mean_O, columns, factor * mean_I[rows])
-    np.add.at(variance_O, columns, factor**2 * variance_I[rows])
-    return Signal(mean_O, variance_O)
+def _answered(signal: Signal, tile_KTT: Signal, outputs: int, centre: int) -> Signal:
+    inputs, size = signal.shape[1], tile_KTT.shape[-1]
+    blocks, copies = -(-inputs // size), -(-outputs // size)
+    if blocks == 1:
+        tile_KTT = tile_KTT[:, :inputs]
+    if copies == 1:
+        tile_KTT = tile_KTT[:, :, :outputs]
+    count, high, wide = tile_KTT.shape
+    if blocks > 1 or copies > 1:
+        if inputs % high:
+            signal = np.pad(signal, ((0, 0), (0, blocks * high - inputs)))
+        signal = _block_signs(blocks, copies).T @ signal.reshape(SAMPLES, blocks, high)
+    each = signal.reshape(SAMPLES * copies, high) @ tile_KTT.transpose(1, 0, 2).reshape(high, count * wide)
+    answer = _over_positions(each.reshape(SAMPLES, copies, count, wide).transpose(2, 0, 1, 3), centre)
+    answer = answer.reshape(SAMPLES, copies * wide)
+    return answer if copies == 1 else answer[:, _copied(size, outputs)]
+
+
+@functools.cache
+def _copied(size: int, outputs: int) -> NDArray[np.int64]:
+    """[O] where each output stands among all columns of all copies of a tile."""
+    return np.asarray(np.arange(outputs) // size * size + copied_columns(size, outputs))
 
 
 def _answered_in_groups(
-    mean_I: Floats,
-    variance_I: Floats,
-    together: Floats,
-    squares: Floats,
-    noisy: float,
-    groups: int,
-    outputs: int,
+    signal: Signal, tile_KTT: Signal, groups: int, inputs: int, outputs: int, centre: int
 ) -> Signal:
-    each, size = len(mean_I) // groups, len(together)
-    i, o = np.arange(each) % size, copied_columns(size, outputs)
+    size = tile_KTT.shape[-1]
     of_group = np.arange(outputs) // max(outputs // groups, 1) % groups
-    mean_IO, variance_IO = (part.reshape(groups, each)[of_group].T for part in (mean_I, variance_I))
-    mean_O = (mean_IO * together[np.ix_(i, o)]).sum(0)
-    spread = noisy * (variance_IO + np.square(mean_IO)).sum(0)
-    return Signal(mean_O, ((variance_IO * squares[np.ix_(i, o)]).sum(0) + spread).astype(np.float32))
+    signal_SOI = signal.reshape(SAMPLES, groups, inputs)[:, of_group]
+    tile_KOI = tile_KTT[:, np.arange(inputs)[None, :] % size, copied_columns(size, outputs)[:, None]]
+    return _over_positions(np.einsum("soi,koi->kso", signal_SOI, tile_KOI), centre)
 
 
-def _over_positions(tile: Floats, kh: int, kw: int) -> tuple[Floats, Floats]:
-    """[T, T] sum over a kernel's positions, and sum of squares."""
-    rows, columns = (np.resize(np.arange(have), size) for have, size in zip(tile.shape, (kh, kw), strict=False))
-    if (kh, kw) != tile.shape[:2]:
-        tile = tile[np.ix_(rows, columns)]
-    flat = tile.reshape(-1, *tile.shape[2:])
-    return flat.sum(0), np.einsum("kio,kio->io", flat, flat)
+def _over_positions(answer_KS: Signal, centre: int) -> Signal:
+    """[S, ...] the sum over a kernel's positions, each of which reads samples of its own."""
+    if len(answer_KS) == 1:
+        return answer_KS[0]
+    total = np.array(answer_KS[centre])
+    for position, answer in enumerate(answer_KS):
+        if position != centre:
+            shift = (position - centre) % SAMPLES
+            total[shift:] += answer[: SAMPLES - shift]
+            total[:shift] += answer[SAMPLES - shift :]
+    return total
 
 
-def _in_blocks(part_I: Floats, size: int) -> Floats:
-    """[B, T], filled up with zeros."""
-    blocks = -(-len(part_I) // size)
-    padded = np.zeros(blocks * size, np.float32)
-    padded[: len(part_I)] = part_I
-    return padded.reshape(blocks, size)
-
-
-def _signs(rows: int, columns: int) -> Floats:
+def _block_signs(rows: int, columns: int) -> Signal:
     signs = block_signs()
     if rows <= len(signs) and columns <= len(signs):
         return signs[:rows, :columns]
     return signs[np.ix_(np.arange(rows) % len(signs), np.arange(columns) % len(signs))]
 
 
-def rectified(signal: Signal, softness: float = 0.0) -> Signal:
-    """After an activation x Phi(x / sqrt(softness)), of normal variables: a ReLU at 0, GELU at 1, near SiLU at 2.9.
-
-    Means are exact; of squares, the part that is small beside the softness is halved twice instead of once.
-    """
-    variance = np.maximum(signal.variance, 1e-30)
-    wide = np.sqrt(variance + np.float32(softness))
-    ratio = np.clip(signal.mean / wide, -8, 8)
-    below = _normal_cdf(ratio)
-    density = np.exp(-0.5 * ratio**2) * np.float32((2 * math.pi) ** -0.5)
-    mean = signal.mean * below + variance / wide * density
-    whole = np.square(signal.mean) + variance
-    sharp = whole * below + signal.mean * np.sqrt(variance) * density
-    square = sharp if softness == 0 else (whole * sharp + softness * whole / 4) / (whole + softness)
-    return Signal(mean, np.maximum(square - np.square(mean), 0))
+def rectified(signal: Signal) -> Signal:
+    """After a ReLU."""
+    return np.maximum(signal, 0)
 
 
-def _normal_cdf(x: Floats) -> Floats:
-    """By its logistic approximation (Page 1977), to 2e-4."""
-    steep = x * np.float32(1.595769) * (1 + np.float32(0.044715) * x * x)
-    return np.asarray(1 / (1 + np.exp(-steep)), np.float32)
+def sigmoid(signal: Signal) -> Signal:
+    """1 / (1 + exp(-x))."""
+    return np.asarray(1 / (1 + np.exp(-np.clip(signal, -30, 30))))
+
+
+def gelu(signal: Signal) -> Signal:
+    """x Phi(x), by the logistic approximation of the normal distribution (Page 1977)."""
+    return signal * sigmoid(signal * np.float32(1.595769) * (1 + np.float32(0.044715) * signal * signal))
+
+
+def silu(signal: Signal) -> Signal:
+    """x / (1 + exp(-x))."""
+    return signal * sigmoid(signal)
+
+
+def standardised(signal: Signal) -> Signal:
+    """Mean 0 and variance 1 in every channel, but where there is nothing to normalise."""
+    centred = signal - signal.mean(0)
+    return np.asarray(centred / np.sqrt(np.einsum("sc,sc->c", centred, centred) / SAMPLES + np.float32(EPSILON)))
 
 
 def normalised(signal: Signal) -> Signal:
     """After a normalisation over channels: strength 1 around a mean of 0, but where there is nothing to normalise."""
-    middle = signal.mean.mean()
-    centred = Signal(signal.mean - middle, signal.variance)
-    return centred.times(1 / math.sqrt(centred.strength + EPSILON))
+    centred = signal - signal.mean()
+    return np.asarray(centred / np.float32(math.sqrt(strength(centred) + EPSILON)))
 
 
 def summed(signals: Sequence[Signal]) -> Signal:
-    """A sum of signals, independent of each other but for their means."""
-    channels = max(len(signal.mean) for signal in signals)
-    parts = [signal.fitted(channels) for signal in signals]
-    return Signal(sum(p.mean for p in parts), sum(p.variance for p in parts))  # type: ignore[arg-type]
+    """A sum, channel by channel."""
+    return functools.reduce(np.add, _alike(signals))
 
 
 def multiplied(signals: Sequence[Signal]) -> Signal:
-    """A product of independent signals."""
-    channels = max(len(signal.mean) for signal in signals)
-    parts = [signal.fitted(channels) for signal in signals]
-    mean = math.prod((part.mean for part in parts), start=np.float32(1))
-    square = math.prod((np.square(part.mean) + part.variance for part in parts), start=np.float32(1))
-    return Signal(mean, np.maximum(square - np.square(mean), 0))  # type: ignore[arg-type]
+    """A product, channel by channel."""
+    return functools.reduce(np.multiply, _alike(signals))
 
 
 def joined(signals: Sequence[Signal]) -> Signal:
     """Channels side by side."""
-    return Signal(*(np.concatenate(parts) for parts in zip(*signals, strict=True)))
+    return np.concatenate(signals, axis=1)
 
 
-def squashed(signal: Signal) -> Signal:
-    """After a tanh: no stronger than 1."""
-    return signal.times(1 / math.sqrt(1 + signal.strength))
+def _alike(signals: Sequence[Signal]) -> list[Signal]:
+    channels = max(signal.shape[1] for signal in signals)
+    return [fitted(signal, channels) for signal in signals]
 
 
-def entering(op: str, ops: Sequence[str], sources: Sequence[Signal], fewer: float) -> Signal:
+def averaged(signal: Signal, places: float) -> Signal:
+    """The mean over as many places."""
+    mean = signal.mean(0)
+    return mean + (signal - mean) / np.float32(math.sqrt(max(places, 1.0)))
+
+
+def entering(op: str, ops: Sequence[str], sources: Sequence[Signal], fewer: float, own: Signal) -> Signal:
     """What a node makes of its inputs before its own weights.
 
     Args:
@@ -203,17 +229,18 @@ def entering(op: str, ops: Sequence[str], sources: Sequence[Signal], fewer: floa
         ops: of the nodes that it reads.
         sources: their signals.
         fewer: how many places of the first of them become one.
+        own: what it says where that is a table's or an input's.
     """
     if not sources or op in SOURCES:
-        return UNIT
+        return own
     if op in JOINING:
         return JOINING[op](sources)
     if op == "attend":  # a mean of what is not the attention
         return next((source for source, name in zip(sources, ops, strict=True) if name != "softmax"), sources[0])
     if op in ("avg_pool", "global_avg_pool"):
-        return Signal(sources[0].mean, sources[0].variance / np.float32(max(fewer, 1.0)))
+        return averaged(sources[0], fewer)
     if op == "aggregate":  # what neighbours have in common adds up
-        return sources[0].times(max(fewer, 1.0))
+        return sources[0] * np.float32(max(fewer, 1.0))
     return ALONE.get(op, _same)(sources[0])
 
 
@@ -221,12 +248,8 @@ def _same(signal: Signal) -> Signal:
     return signal
 
 
-def _halves(signal: Signal) -> Signal:
-    return Signal(np.full_like(signal.mean, 0.5), np.zeros_like(signal.mean))
-
-
 def _ones(signal: Signal) -> Signal:
-    return Signal(np.ones(1, np.float32), np.zeros(1, np.float32))
+    return ONES
 
 
 SOURCES = frozenset(("input", "embedding", "constant"))  # their output is a table's, whatever they read
@@ -237,10 +260,10 @@ JOINING: dict[str, Callable[[Sequence[Signal]], Signal]] = {
 }
 ALONE: dict[str, Callable[[Signal], Signal]] = {
     "relu": rectified,
-    "gelu": functools.partial(rectified, softness=1.0),
-    "silu": functools.partial(rectified, softness=2.9),
+    "gelu": gelu,
+    "silu": silu,
     **dict.fromkeys(("layer_norm", "rms_norm", "group_norm", "normalise"), normalised),
-    "tanh": squashed,
-    "sigmoid": _halves,
+    "tanh": np.tanh,
+    "sigmoid": sigmoid,
     "softmax": _ones,
 }
