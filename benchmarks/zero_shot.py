@@ -33,7 +33,6 @@ from train.data import AugmentConfig, DataConfig, Splits, load
 from train.loop import train
 from train.memory import keep_memory
 
-CONFIG = dataclasses.replace(OPEN_CONFIG, direct=True)
 ABLATIONS: dict[str, dict[str, Any]] = {
     "no messages": {"propagation": "none"},
     "delta = 0": {"delta": False},
@@ -112,9 +111,9 @@ def main(options: Options) -> None:
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, seconds, **_: compiled.append(seconds) if event == COMPILE_EVENT and seconds > LONG else None
     )
-    arms = {"GHN": CONFIG}
+    arms = {"GHN": OPEN_CONFIG}
     if options.ablations:
-        arms |= {name: dataclasses.replace(CONFIG, **change) for name, change in ABLATIONS.items()}
+        arms |= {name: dataclasses.replace(OPEN_CONFIG, **change) for name, change in ABLATIONS.items()}
     found: dict[str, dict[str, NDArray[np.float64]]] = {}
     for name, config in arms.items():
         run = training(options, config)
@@ -153,7 +152,7 @@ def main(options: Options) -> None:
         f"{compilations} compilations of more than {LONG:.0f} s in training, and in scoring "
         f"{sum(map(len, own.values()))} networks.",
     ]
-    finish("zero_shot", results, header, rows, notes, options.seed, options.out)
+    finish("zero_shot_ablations" if options.ablations else "zero_shot", results, header, rows, notes, options.seed, options.out)
 
 
 if __name__ == "__main__":

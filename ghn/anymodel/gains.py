@@ -30,7 +30,6 @@ from architectures.ops import Leaf
 from architectures.trace.ops import ACTIVATIONS, NORMS
 from ghn.anymodel.signals import (
     NOTHING,
-    SOURCES,
     Signal,
     answered,
     drawn,
@@ -168,7 +167,7 @@ def _followed(
         ops = [graph.ops[source] for source in reads[node]]
         sources = [states[source] for source in reads[node]]
         fewer = extents[reads[node][0]] / extents[node] if sources else 1.0
-        alone = drawn(wide[node], offsets[node]) if not sources or op in SOURCES else NOTHING
+        alone = drawn(wide[node], offsets[node])
         before = State(*(entering(op, ops, [source[i] for source in sources], fewer, alone) for i in (0, 1)))
         if node in carried and not sources:
             before = carried[node]

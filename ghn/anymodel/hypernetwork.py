@@ -31,7 +31,9 @@ from ghn.config import GHNConfig
 from ghn.features import FEATURES, OPEN_BOUNDS, PADDING_OP, Bounds
 from ghn.open_network import OpenGHN
 
-OPEN_CONFIG = GHNConfig(network="open", width=32, message_width=16, hidden=32, tile=64, kernel_tile=7, centre=True)
+OPEN_CONFIG = GHNConfig(
+    network="open", width=32, message_width=16, hidden=32, tile=64, kernel_tile=7, centre=True, direct=True
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -28,6 +28,7 @@ Signal = NDArray[np.floating[Any]]
 
 SAMPLES = 32
 POOL = 8_191  # channels that are drawn, a prime
+FEW = 8  # channels below this may stand for more that are not told apart
 EPSILON = 1e-6  # that normalisations add to a variance
 NOTHING: Signal = np.zeros((SAMPLES, 1), np.float32)
 ONES: Signal = np.ones((SAMPLES, 1), np.float32)
@@ -189,8 +190,17 @@ def standardised(signal: Signal) -> Signal:
     return np.asarray(centred / np.sqrt(np.einsum("sc,sc->c", centred, centred) / SAMPLES + np.float32(EPSILON)))
 
 
+def normalised_alone(signal: Signal) -> Signal:
+    """After a normalisation over the channels of each place: strength 1 around a mean of 0 in every sample."""
+    if signal.shape[1] < FEW:
+        return normalised(signal)
+    centred = signal - signal.mean(1, keepdims=True)
+    squares = np.einsum("sc,sc->s", centred, centred)[:, None] / np.float32(signal.shape[1])
+    return np.asarray(centred / np.sqrt(squares + np.float32(EPSILON)))
+
+
 def normalised(signal: Signal) -> Signal:
-    """After a normalisation over channels: strength 1 around a mean of 0, but where there is nothing to normalise."""
+    """After a normalisation over places, too: strength 1 around a mean of 0, where there is anything to normalise."""
     centred = signal - signal.mean()
     return np.asarray(centred / np.float32(math.sqrt(strength(centred) + EPSILON)))
 
@@ -205,9 +215,13 @@ def multiplied(signals: Sequence[Signal]) -> Signal:
     return functools.reduce(np.multiply, _alike(signals))
 
 
-def joined(signals: Sequence[Signal]) -> Signal:
-    """Channels side by side."""
-    return np.concatenate(signals, axis=1)
+def joined(signals: Sequence[Signal], channels: int) -> Signal:
+    """Side by side: channels, or, where they make more than there are, places, of which each sample is one."""
+    if sum(signal.shape[1] for signal in signals) == channels:
+        return np.concatenate(signals, axis=1)
+    parts = np.stack(_alike(signals))
+    sample = np.arange(SAMPLES)
+    return np.asarray(parts[sample % len(parts), sample])
 
 
 def _alike(signals: Sequence[Signal]) -> list[Signal]:
@@ -229,10 +243,12 @@ def entering(op: str, ops: Sequence[str], sources: Sequence[Signal], fewer: floa
         ops: of the nodes that it reads.
         sources: their signals.
         fewer: how many places of the first of them become one.
-        own: what it says where that is a table's or an input's.
+        own: of its channels, what it says where it reads nothing: a table's values, or an input.
     """
     if not sources or op in SOURCES:
         return own
+    if op == "concat":
+        return joined(sources, own.shape[1])
     if op in JOINING:
         return JOINING[op](sources)
     if op == "attend":  # a mean of what is not the attention
@@ -255,14 +271,14 @@ def _ones(signal: Signal) -> Signal:
 SOURCES = frozenset(("input", "embedding", "constant"))  # their output is a table's, whatever they read
 JOINING: dict[str, Callable[[Sequence[Signal]], Signal]] = {
     "sum": summed,
-    "concat": joined,
     **dict.fromkeys(("product", "matmul", "query_key", "gate"), multiplied),
 }
 ALONE: dict[str, Callable[[Signal], Signal]] = {
     "relu": rectified,
     "gelu": gelu,
     "silu": silu,
-    **dict.fromkeys(("layer_norm", "rms_norm", "group_norm", "normalise"), normalised),
+    **dict.fromkeys(("layer_norm", "rms_norm"), normalised_alone),
+    **dict.fromkeys(("group_norm", "normalise"), normalised),
     "tanh": np.tanh,
     "sigmoid": sigmoid,
     "softmax": _ones,

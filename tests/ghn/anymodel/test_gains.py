@@ -68,6 +68,16 @@ def test_what_meets_in_a_sum_adds_up_as_far_as_it_is_alike() -> None:
     np.testing.assert_allclose(together(x, fitted(x[:, :256], 512)), 3, rtol=0.05)  # its second half is repeated
 
 
+def test_channels_and_places_are_told_apart_where_they_are_joined() -> None:
+    x, weak = drawn(16, 0), 0.1 * drawn(16, 1000)
+    channels = entering("concat", ["dense", "dense"], [x, weak], 1.0, drawn(32, 0))
+    np.testing.assert_array_equal(channels, np.concatenate([x, weak], 1))
+    places = entering("concat", ["dense", "dense"], [x, weak], 1.0, drawn(16, 0))
+    assert places.shape == x.shape
+    after = entering("layer_norm", ["concat"], [places], 1.0, places)  # as strong in every place, however weak before
+    np.testing.assert_allclose(np.square(after).mean(1), 1, rtol=1e-3)
+
+
 def test_means_stay_where_places_are_averaged_and_go_where_channels_are_normalised() -> None:
     x = 2 + drawn(64, 0)
     np.testing.assert_allclose(strength(averaged(x, 100.0)), 4 + 1 / 100, rtol=1e-3)
