@@ -152,7 +152,8 @@ def main(options: Options) -> None:
         f"{compilations} compilations of more than {LONG:.0f} s in training, and in scoring "
         f"{sum(map(len, own.values()))} networks.",
     ]
-    finish("zero_shot_ablations" if options.ablations else "zero_shot", results, header, rows, notes, options.seed, options.out)
+    table = "zero_shot_ablations" if options.ablations else "zero_shot"
+    finish(table, results, header, rows, notes, options.seed, options.out)
 
 
 if __name__ == "__main__":
