@@ -166,7 +166,7 @@ def test_where_signals_die_out_the_answer_is_that_of_the_initial_biases() -> Non
     x = jax.random.normal(jax.random.key(1), (64, 16))
     predicted = ghn.predict_params(apply, params, x, hypernetwork=ghn.load("default")).params
     ratio = float(apply(predicted, x).std() / apply(params, x).std())
-    assert 0.2 < ratio < 5  # with the kernel's own answer as the measure: 0.0015
+    assert 0.1 < ratio < 10  # with the kernel's own answer as the measure: 0.0015
 
 
 class Fading(nn.Module):
