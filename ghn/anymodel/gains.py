@@ -97,21 +97,26 @@ class State(NamedTuple):
 def gains(graph: ArchGraph, weights: Sequence[NodeWeights]) -> list[Gain]:
     """For every node, the size of its kernel (the learned one, or the nearest that keeps signals alive), and of its
     bias: in units of what the kernel answers initially, where that is less than 1; a constant would drown it."""
+    offsets = [int.from_bytes(colour, "big") for colour in node_colours(graph)]
     if "batch_norm" not in graph.ops:
-        return _in_rounds(graph, weights)
-    with_batch = _in_rounds(graph, weights, batch=True)
-    return _in_rounds(graph, weights, settled=[gain.size for gain in with_batch])
+        return _in_rounds(graph, weights, offsets)
+    with_batch = _in_rounds(graph, weights, offsets, batch=True)
+    return _in_rounds(graph, weights, offsets, settled=[gain.size for gain in with_batch])
 
 
 def _in_rounds(
-    graph: ArchGraph, weights: Sequence[NodeWeights], batch: bool = False, settled: Sequence[float] | None = None
+    graph: ArchGraph,
+    weights: Sequence[NodeWeights],
+    offsets: Sequence[int],
+    batch: bool = False,
+    settled: Sequence[float] | None = None,
 ) -> list[Gain]:
     """Gains by following signals until what comes late is known early: what a loop hands on, which is nothing before
     its first iteration, and how loudly a table answers as a head."""
     carried = {carry: State(NOTHING, NOTHING) for _, carry in graph.feedback}
     louder = dict.fromkeys(_tied_heads(graph, weights).values(), 1.0)
     for _ in range(ROUNDS if carried or louder else 1):
-        result, states, heads = _followed(graph, weights, batch, settled, carried, louder)
+        result, states, heads = _followed(graph, weights, offsets, batch, settled, carried, louder)
         carried = {carry: State(*map(elsewhere, states[source])) for source, carry in graph.feedback}
         louder = {table: min(louder[table] * heads.get(table, 1.0), REACH) for table in louder}
     return result
@@ -132,6 +137,7 @@ def _tied_heads(graph: ArchGraph, weights: Sequence[NodeWeights]) -> dict[int, i
 def _followed(
     graph: ArchGraph,
     weights: Sequence[NodeWeights],
+    offsets: Sequence[int],
     batch: bool,
     settled: Sequence[float] | None,
     carried: Mapping[int, State],
@@ -143,6 +149,7 @@ def _followed(
     Args:
         graph: of the model.
         weights: of its nodes.
+        offsets: where the draws of each node start.
         batch: statistics of batch normalisations are a batch's, not the initial ones.
         settled: sizes that were decided on before, which are moved by REACH at most.
         carried: what the nodes of carries hold, where nothing leads there.
@@ -156,7 +163,6 @@ def _followed(
     renormalised = _renormalised(graph) if settled is not None else set()
     groups, extents = graph.attributes["groups"].tolist(), (graph.attributes["size"] ** 2).tolist()
     wide = np.maximum(graph.attributes["channels_out"], 1).astype(int).tolist()
-    offsets = _offsets(graph)
     tied, heads = _tied_heads(graph, weights), {}
     last = {source: target for target, own in enumerate(reads) for source in own}  # that reads it
     last |= {source: graph.nodes for source, _ in graph.feedback}
@@ -199,11 +205,6 @@ def _followed(
     return result, states, heads
 
 
-def _offsets(graph: ArchGraph) -> list[int]:
-    """Where the draws of each node start."""
-    return [int.from_bytes(colour, "big") for colour in node_colours(graph)]
-
-
 def _answer(own: NodeWeights, before: State, groups: int, offset: int) -> State:
     """What the kernel or table gives, at size 1."""
     assert own.leaf is not None
@@ -222,13 +223,14 @@ def _as_head(table: NodeWeights, before: State, size: float, offset: int) -> Sta
     """What a table of a size answers as the kernel of a dense layer: its rows are the outputs."""
     assert table.leaf is not None
     rows, features = table.leaf.shape
-    unit = drawn(rows, offset) * np.float32(math.sqrt(table.answer))
-    initial, predicted = (unit * np.float32(math.sqrt(features * strength(signal))) for signal in before)
+    unit = np.float32(math.sqrt(table.answer))
+    initial, predicted = (
+        drawn(rows, offset) * unit * np.float32(math.sqrt(features * strength(signal))) for signal in before
+    )
     if table.tile is not None:
         leaf = Leaf("kernel", (1, 1, features, rows))
         tile = table.tile.transpose(0, 1, 3, 2)
-        size_of_table = np.float32(math.sqrt(table.answer))
-        predicted = size_of_table * answered(before.predicted, leaf, tile, table.noise, 0.0, 1, offset)
+        predicted = unit * answered(before.predicted, leaf, tile, table.noise, 0.0, 1, offset)
     return State(initial, predicted * np.float32(size))
 
 
